@@ -1,0 +1,162 @@
+"""The nouns that every layer shares.
+
+One pixel convention holds everywhere: coordinates are ``xy``, in pixels, 0-based, and a pixel's
+centre lies at the integer. A cell is indexed ``(row, col)``; its centre lies at
+``offset + stride * (col, row)``.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[np.generic]
+FloatArray = npt.NDArray[np.float32]
+BoolArray = npt.NDArray[np.bool_]
+
+USAGE, MISSING, PARTIAL, INTERRUPTED = 2, 3, 4, 130  # exit codes of the command line
+
+
+class DistcorrError(Exception):
+    """A failure that the user can mend; the command line prints it without a traceback.
+
+    Attributes:
+        message: the invariant that was broken and what was received instead.
+        hint: what to do about it, often a command to paste; may be empty.
+        exit_code: 2 usage or configuration, 3 data or weights missing or damaged, 4 partial result.
+    """
+
+    def __init__(self, message: str, hint: str = "", exit_code: int = USAGE) -> None:
+        super().__init__(message, hint, exit_code)  # all three, so that it survives pickling
+        self.message = message
+        self.hint = hint
+        self.exit_code = exit_code
+
+    def __str__(self) -> str:
+        return f"{self.message} ({self.hint})" if self.hint else self.message
+
+
+class Box(NamedTuple):
+    """A box by the centres of its first and last pixel, 0-based px: VOC's ``xmin - 1`` etc."""
+
+    x0: float
+    y0: float
+    x1: float
+    y1: float
+
+    @property
+    def width(self) -> float:
+        """Number of pixel columns covered, both ends included (px)."""
+        return self.x1 - self.x0 + 1
+
+    @property
+    def height(self) -> float:
+        """Number of pixel rows covered, both ends included (px)."""
+        return self.y1 - self.y0 + 1
+
+    @property
+    def max_side(self) -> float:
+        """PCK's ``max(h, w) = max(xmax - xmin, ymax - ymin)`` (px), as the authors' scorer has it."""
+        return max(self.x1 - self.x0, self.y1 - self.y0)
+
+
+@dataclass(frozen=True, eq=False)
+class Instance:
+    """One annotated object: the unit that features are extracted for.
+
+    Attributes:
+        id: unique and stable, ``"2008_000123#0"`` for the first object of that VOC annotation.
+        image: path of the photograph relative to the data set's root, with forward slashes.
+        category: for example ``"bird"``.
+        split: ``"train"`` or ``"val"``.
+        box: the object's box in the photograph.
+        keypoints: (K, 2) float32 xy px in the photograph; NaN where absent. K and the order are
+            the category's keypoint types (``Dataset.keypoint_names``).
+        visible: (K,) bool.
+    """
+
+    id: str
+    image: str
+    category: str
+    split: str
+    box: Box
+    keypoints: FloatArray
+    visible: BoolArray
+
+    @property
+    def photograph(self) -> str:
+        """Name that all instances of the same photograph share."""
+        return self.image
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Instances in a fixed order, with what was noticed while reading them.
+
+    Attributes:
+        name: for the tables' stamp, for example ``"voc-photos"``.
+        root: path or URI that ``Instance.image`` is relative to.
+        instances: sorted by (category, split, id).
+        keypoint_names: category -> its K keypoint types in column order.
+        warnings: one sentence each: what was dropped or looks wrong, with counts and names.
+    """
+
+    name: str
+    root: str
+    instances: tuple[Instance, ...]
+    keypoint_names: dict[str, tuple[str, ...]]
+    warnings: tuple[str, ...] = ()
+
+
+class Geometry(NamedTuple):
+    """Where the cells of a feature grid lie in the square input, all in px (paper, Table 1)."""
+
+    input_size: int
+    stride: int
+    offset: float  # centre of cell (0, 0) on both axes
+    rf: int  # side of the theoretical receptive field
+    cells: int  # grid side: the grid is cells x cells for an input_size x input_size input
+
+    def centres(self) -> npt.NDArray[np.float64]:
+        """(cells,) px position of the cell centres along one axis."""
+        return self.offset + self.stride * np.arange(self.cells, dtype=np.float64)
+
+    def nearest(self, xy: npt.NDArray[np.floating]) -> npt.NDArray[np.intp]:
+        """(..., 2) px xy -> (..., 2) (row, col) of the nearest cell; ties go to the lower index."""
+        index = np.ceil((np.asarray(xy, np.float64) - self.offset) / self.stride - 0.5)
+        return np.clip(index, 0, self.cells - 1).astype(np.intp)[..., ::-1]
+
+
+class FeatureGrid(NamedTuple):
+    """values (H, W, C) float32 over the cells of ``geometry``: what flow, SVMs and kNN consume."""
+
+    values: FloatArray
+    geometry: Geometry
+
+
+class Flow(NamedTuple):
+    """Displacement field from a source grid to a target grid (paper, section 3).
+
+    Attributes:
+        displacement: (H, W, 2) int16 (dx, dy) in cells: source cell p goes to target cell p + w(p).
+        data_energy: sum over p of ``||f_s(p) - f_t(p + w(p))||``, unsquared.
+        deformation_energy: sum over 4-neighbour edges of ``||w(p) - w(q)||^2`` in cells^2,
+            without beta; neighbours are ordered by it.
+    """
+
+    displacement: npt.NDArray[np.int16]
+    data_energy: float
+    deformation_energy: float
+
+    def energy(self, beta: float) -> float:
+        """The energy that was minimised: data + beta * deformation."""
+        return self.data_energy + beta * self.deformation_energy
+
+
+def is_finite_positive(value: float) -> bool:
+    """True for a finite number above zero."""
+    return math.isfinite(value) and value > 0
