@@ -1,0 +1,205 @@
+"""A folder on disk or in an object store, with writes that are never half done.
+
+Everything that distcorr reads or writes goes through ``Folder``: a local path, ``file://``,
+``s3://`` or ``gs://``, all by ``pyarrow.fs``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import uuid
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyarrow import fs
+
+from distcorr.types import MISSING, DistcorrError
+
+_SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*://")
+
+
+class Folder:
+    """One folder; names inside it are relative, with forward slashes. Picklable by its URI."""
+
+    def __init__(self, uri: str | os.PathLike[str]) -> None:
+        """
+        Args:
+            uri: a path (made absolute here) or a URI that pyarrow knows. Nothing is created.
+
+        Raises:
+            DistcorrError: the URI's scheme is unknown or its file system cannot be reached.
+        """
+        text = os.fspath(uri)
+        self.is_local = not _SCHEME.match(text) or text.startswith("file://")
+        if self.is_local:
+            path = Path(text.removeprefix("file://")).expanduser().absolute()
+            self.uri, self._root = str(path), str(path)
+            self._fs: fs.FileSystem = fs.LocalFileSystem()
+        else:
+            try:
+                self._fs, root = fs.FileSystem.from_uri(text)
+            except (pa.ArrowException, OSError) as error:
+                raise DistcorrError(
+                    f"Cannot open {_without_secrets(text)}: {_first_line(error)}",
+                    "give a path, or an s3:// or gs:// URI whose credentials this machine has",
+                ) from error
+            self.uri, self._root = text.rstrip("/"), root.rstrip("/")
+
+    def __reduce__(self) -> tuple[type[Folder], tuple[str]]:
+        return Folder, (self.uri,)
+
+    def __str__(self) -> str:
+        return _without_secrets(self.uri)
+
+    def __truediv__(self, name: str) -> Folder:
+        """The sub-folder ``name``."""
+        base, query = (self.uri.split("?", 1) + [""])[:2]
+        return Folder(f"{base}/{name}" + (f"?{query}" if query else ""))
+
+    def _path(self, name: str) -> str:
+        return f"{self._root}/{name}" if name else self._root
+
+    # -- looking ---------------------------------------------------------------------------
+
+    def exists(self, name: str = "") -> bool:
+        """Whether a file or folder of that name is there."""
+        return bool(self._fs.get_file_info(self._path(name)).type != fs.FileType.NotFound)
+
+    def sizes(self, name: str = "", recursive: bool = False) -> dict[str, int]:
+        """Size in bytes of every file below ``name``, by path relative to it; {} if not there."""
+        base = self._path(name)
+        selector = fs.FileSelector(base, allow_not_found=True, recursive=recursive)
+        return {
+            info.path[len(base) :].lstrip("/"): int(info.size)
+            for info in self._fs.get_file_info(selector)
+            if info.type == fs.FileType.File
+        }
+
+    def folders(self, name: str = "") -> list[str]:
+        """Sorted names of the folders directly below ``name``."""
+        selector = fs.FileSelector(self._path(name), allow_not_found=True)
+        found = self._fs.get_file_info(selector)
+        return sorted(info.base_name for info in found if info.type == fs.FileType.Directory)
+
+    # -- reading ---------------------------------------------------------------------------
+
+    def read(self, name: str) -> bytes:
+        """The whole file.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+        """
+        with self._fs.open_input_stream(self._path(name)) as stream:
+            return bytes(stream.read())
+
+    def read_json(self, name: str) -> Any:
+        """The file as JSON.
+
+        Raises:
+            DistcorrError: the file is not JSON (damaged by something other than distcorr).
+        """
+        try:
+            return json.loads(self.read(name))
+        except ValueError as error:
+            raise DistcorrError(
+                f"{self}/{name} is not JSON: {error}", "delete it and run again", MISSING
+            ) from error
+
+    def read_table(self, name: str, columns: Sequence[str] | None = None) -> pa.Table:
+        """A Parquet file, or only some of its columns.
+
+        Raises:
+            DistcorrError: the file is missing, cut short or not Parquet.
+        """
+        try:
+            with self._fs.open_input_file(self._path(name)) as source:
+                return pq.read_table(source, columns=None if columns is None else list(columns))
+        except (pa.ArrowException, OSError) as error:
+            raise DistcorrError(
+                f"Cannot read the table {self}/{name}: {_first_line(error)}",
+                "delete that file and the marker of its shard, then run the same command again",
+                MISSING,
+            ) from error
+
+    def iter_tables(
+        self, names: Sequence[str], columns: Sequence[str] | None = None
+    ) -> Iterator[pa.Table]:
+        """Several Parquet files, one at a time."""
+        for name in names:
+            yield self.read_table(name, columns)
+
+    # -- writing ---------------------------------------------------------------------------
+
+    def write(self, name: str, content: bytes) -> None:
+        """Write a file so that a reader sees either nothing, the old or the whole new content.
+
+        On disk: a temporary file beside it, flushed, then renamed. In an object store: one PUT.
+
+        Raises:
+            DistcorrError: the folder cannot be written or the disk is full.
+        """
+        path = self._path(name)
+        try:
+            if self.is_local:
+                _write_local(Path(path), content)
+            else:
+                with self._fs.open_output_stream(path) as stream:
+                    stream.write(content)
+        except OSError as error:
+            raise DistcorrError(
+                f"Cannot write {self}/{name}: {error.strerror or _first_line(error)}",
+                "check that the folder is yours to write and the disk is not full, "
+                "or choose another with --run; what is already there stays",
+            ) from error
+
+    def write_json(self, name: str, value: Any) -> None:
+        """Write ``value`` as JSON with sorted keys, so that equal values are equal bytes."""
+        self.write(name, (json.dumps(value, indent=1, sort_keys=True) + "\n").encode())
+
+    def write_table(self, name: str, table: pa.Table, row_group_size: int = 64) -> str:
+        """Write a Parquet file; the same table gives the same bytes.
+
+        Returns:
+            sha256 of the file.
+        """
+        sink = pa.BufferOutputStream()
+        pq.write_table(
+            table, sink, compression="zstd", use_dictionary=False, row_group_size=row_group_size
+        )
+        content = sink.getvalue().to_pybytes()
+        self.write(name, content)
+        return hashlib.sha256(content).hexdigest()
+
+    def delete(self, name: str) -> None:
+        """Delete one file if it is there."""
+        if self.exists(name):
+            self._fs.delete_file(self._path(name))
+
+
+def _write_local(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # A name of its own per writer: two tries of the same shard must not share a temporary file.
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _without_secrets(uri: str) -> str:
+    """The URI without ``user:password@`` and query, fit for messages and manifests."""
+    return re.sub(r"//[^/@]*@", "//", uri.split("?", 1)[0])
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
