@@ -1,3 +1,3 @@
-"""distcorr: does a feature know which point here corresponds to which point there?"""
+"""Does a feature know which point here corresponds to which point there?"""
 
 __version__ = "0.1.0"

@@ -7,7 +7,8 @@ centre lies at the integer. A cell is indexed ``(row, col)``; its centre lies at
 
 from __future__ import annotations
 
-import math
+import difflib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -60,7 +61,7 @@ class Box(NamedTuple):
 
     @property
     def max_side(self) -> float:
-        """PCK's ``max(h, w) = max(xmax - xmin, ymax - ymin)`` (px), as the authors' scorer has it."""
+        """PCK's ``max(h, w)``, in px: ``max(xmax - xmin, ymax - ymin)``."""
         return max(self.x1 - self.x0, self.y1 - self.y0)
 
 
@@ -86,11 +87,6 @@ class Instance:
     box: Box
     keypoints: FloatArray
     visible: BoolArray
-
-    @property
-    def photograph(self) -> str:
-        """Name that all instances of the same photograph share."""
-        return self.image
 
 
 @dataclass(frozen=True)
@@ -157,6 +153,8 @@ class Flow(NamedTuple):
         return self.data_energy + beta * self.deformation_energy
 
 
-def is_finite_positive(value: float) -> bool:
-    """True for a finite number above zero."""
-    return math.isfinite(value) and value > 0
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """``" Did you mean 'dog'?"`` for the closest known word, ``""`` when none comes near."""
+    by_lower = {name.lower(): name for name in known}
+    close = difflib.get_close_matches(word.lower(), by_lower, n=1)
+    return f" Did you mean {by_lower[close[0]]!r}?" if close else ""

@@ -1,0 +1,1 @@
+"""Files: data sets in, Parquet tables out. Knows pyarrow and paths, not Ray."""

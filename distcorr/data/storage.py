@@ -13,7 +13,7 @@ import re
 import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -22,6 +22,13 @@ from pyarrow import fs
 from distcorr.types import MISSING, DistcorrError
 
 _SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*://")
+
+
+class Written(NamedTuple):
+    """What was written: the file's checksum and its size in bytes."""
+
+    sha256: str
+    size: int
 
 
 class Folder:
@@ -59,8 +66,8 @@ class Folder:
 
     def __truediv__(self, name: str) -> Folder:
         """The sub-folder ``name``."""
-        base, query = (self.uri.split("?", 1) + [""])[:2]
-        return Folder(f"{base}/{name}" + (f"?{query}" if query else ""))
+        base, mark, query = self.uri.partition("?")
+        return Folder(f"{base}/{name}{mark}{query}")
 
     def _path(self, name: str) -> str:
         return f"{self._root}/{name}" if name else self._root
@@ -162,19 +169,15 @@ class Folder:
         """Write ``value`` as JSON with sorted keys, so that equal values are equal bytes."""
         self.write(name, (json.dumps(value, indent=1, sort_keys=True) + "\n").encode())
 
-    def write_table(self, name: str, table: pa.Table, row_group_size: int = 64) -> str:
-        """Write a Parquet file; the same table gives the same bytes.
-
-        Returns:
-            sha256 of the file.
-        """
+    def write_table(self, name: str, table: pa.Table, row_group_size: int = 64) -> Written:
+        """Write a Parquet file; the same table gives the same bytes."""
         sink = pa.BufferOutputStream()
         pq.write_table(
             table, sink, compression="zstd", use_dictionary=False, row_group_size=row_group_size
         )
         content = sink.getvalue().to_pybytes()
         self.write(name, content)
-        return hashlib.sha256(content).hexdigest()
+        return Written(hashlib.sha256(content).hexdigest(), len(content))
 
     def delete(self, name: str) -> None:
         """Delete one file if it is there."""

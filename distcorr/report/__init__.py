@@ -1,0 +1,1 @@
+"""Presentation: reads a finished run, computes no features, needs no Ray."""

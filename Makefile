@@ -1,0 +1,31 @@
+# make demo and make test each set up what they need; nothing but the package registry is asked.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test setup check bench clean
+
+demo: setup  ## the main job on drawn data, about a minute
+	$(BIN)/distcorr run --preset smoke --run runs/smoke
+	@echo "The report is in runs/smoke/report: tables.json, table2.csv, figure3.png"
+
+test: setup  ## all tests; DISTCORR_DATA=FOLDER adds those on real photographs
+	$(BIN)/python -m pytest
+
+setup: .venv/installed  ## .venv with everything at the versions of constraints.txt
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	touch $@
+
+check: setup  ## lint, formatting, types, layers
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: setup  ## ratios against named peers, alone on the machine
+	$(BIN)/python benchmarks/alignment.py
+
+clean:
+	rm -rf .venv runs build .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,317 @@
+"""Every setting, its value and where it comes from; presets, TOML files and ``--set``.
+
+Frozen dataclasses, two levels deep. Layers, the last wins: a preset (or a TOML file, which may name
+a preset), then ``--set section.key=value``. ``compute`` says where work runs and never changes a
+result; everything else is part of the keys that stage outputs are filed under.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, get_type_hints
+
+from distcorr.types import DistcorrError, did_you_mean
+
+
+def setting(default: Any, source: str) -> Any:
+    """A field with its default and where that default comes from."""
+    return field(default=default, metadata={"source": source})
+
+
+def _bad(path: str, wanted: str, value: Any) -> DistcorrError:
+    return DistcorrError(f"{path} must be {wanted}, got {value!r}", f"--set {path}=...")
+
+
+def _at_least(path: str, value: int, least: int) -> None:
+    if value < least:
+        raise _bad(path, f"{least} or more", value)
+
+
+def _one_of(path: str, value: str, known: Sequence[str]) -> None:
+    if value not in known:
+        raise DistcorrError(
+            f"{path} must be one of {', '.join(known)}, got {value!r}.{did_you_mean(value, known)}",
+            f"--set {path}={known[0]}",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetConfig:
+    """Which photographs and annotations."""
+
+    name: str = setting("voc", "reader: voc, toy, or module:function of your own")
+    root: str = setting("", "folder or URI that holds VOCdevkit/ and annotations/ (--data)")
+    categories: tuple[str, ...] = setting((), "empty: all of them, as the paper (--category)")
+    limit: int = setting(0, "instances per category and split, 0 = all, as the paper (--limit)")
+    toy_train: int = setting(16, "drawn training instances per category; not in the paper")
+    toy_val: int = setting(8, "drawn validation instances per category; not in the paper")
+
+    def __post_init__(self) -> None:
+        _at_least("dataset.limit", self.limit, 0)
+        _at_least("dataset.toy_train", self.toy_train, 1)
+        _at_least("dataset.toy_val", self.toy_val, 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeaturesConfig:
+    """Which network sees the boxes, and which of its layers are kept."""
+
+    network: str = setting("auto", "sec. 2: caffenet; auto = what the weights file is known to be")
+    weights: str = setting("", "path of .npz or .caffemodel (--weights)")
+    weights_sha256: str = setting("", "refuse weights with any other checksum; empty: no demand")
+    conv: str = setting("auto", "sec. 3: conv4; auto = the network's declared layer")
+    vector: str = setting("auto", "sec. 3: fc7; auto = fc7, else the network's spatial descriptor")
+    control: str = setting("none", "none, or shuffled-weights: a net that must lose")
+    batch: int = setting(16, "boxes per forward pass; not in the paper")
+    shard: int = setting(32, "instances per part file; not in the paper")
+
+    def __post_init__(self) -> None:
+        _at_least("features.batch", self.batch, 1)
+        _at_least("features.shard", self.shard, 1)
+        _one_of("features.control", self.control, ("none", "shuffled-weights"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class NeighborsConfig:
+    """Section 3: who is aligned with whom."""
+
+    k: int = setting(25, "sec. 3: 25 neighbours")
+
+    def __post_init__(self) -> None:
+        _at_least("neighbors.k", self.k, 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlowConfig:
+    """Section 3: alignment by belief propagation and transfer of keypoints."""
+
+    beta: float = setting(3e-3, "sec. 3, 'from validation experiments', for every feature")
+    feature_norm: str = setting("unit", "unit or raw; not in the paper, measured to matter")
+    iterations: int = setting(5, "rounds of belief propagation; not in the paper")
+    order: str = setting("deformation", "sec. 3: deformation; or data, total, similarity")
+    keep: int = setting(5, "sec. 3: median of the top five aligned keypoints")
+    strict: bool = setting(False, "look at the first `keep` neighbours only; not in the paper")
+    shard: int = setting(8, "targets per part file; not in the paper")
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.beta) and self.beta > 0):
+            raise _bad("flow.beta", "a finite number above 0", self.beta)
+        _one_of("flow.feature_norm", self.feature_norm, ("unit", "raw"))
+        _one_of("flow.order", self.order, ("deformation", "data", "total", "similarity"))
+        for key in ("iterations", "keep", "shard"):
+            _at_least(f"flow.{key}", getattr(self, key), 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+    """PCK and its intervals."""
+
+    alphas: tuple[float, ...] = setting((0.1, 0.05, 0.025), "sec. 3: Table 2's three thresholds")
+    inclusive: bool = setting(
+        True, "distance <= threshold, as the authors' predictions were scored"
+    )
+    resamples: int = setting(1000, "bootstrap by photograph; not in the paper")
+    level: float = setting(0.95, "of the intervals; not in the paper")
+
+    def __post_init__(self) -> None:
+        if not self.alphas or not all(math.isfinite(a) and a > 0 for a in self.alphas):
+            raise _bad("evaluation.alphas", "one or more finite numbers above 0", self.alphas)
+        _at_least("evaluation.resamples", self.resamples, 1)
+        if not 0 < self.level < 1:
+            raise _bad("evaluation.level", "a number between 0 and 1", self.level)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComputeConfig:
+    """Where the work runs. Nothing here changes a result, so nothing here is part of a key."""
+
+    address: str = setting("", "inline, local, auto or URL; empty: auto in a Ray job, else local")
+    workers: int = setting(0, "processes at once, 0 = one per CPU of the machine or cluster")
+    gpus_per_worker: float = setting(-1.0, "fractions allowed; -1 = 1 where Ray sees a GPU, else 0")
+    retries: int = setting(3, "times that a shard whose process died is tried again")
+
+    def __post_init__(self) -> None:
+        _at_least("compute.workers", self.workers, 0)
+        _at_least("compute.retries", self.retries, 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """The whole configuration."""
+
+    preset: str = setting("smoke", "what this configuration started from")
+    seed: int = setting(2014, "of every random draw; not in the paper")
+    dataset: DatasetConfig = field(default_factory=DatasetConfig)
+    features: FeaturesConfig = field(default_factory=FeaturesConfig)
+    neighbors: NeighborsConfig = field(default_factory=NeighborsConfig)
+    flow: FlowConfig = field(default_factory=FlowConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    compute: ComputeConfig = field(default_factory=ComputeConfig)
+
+
+PRESETS: dict[str, Config] = {
+    # Drawn objects and a network that installs as a package: nothing is downloaded, about a minute.
+    "smoke": Config(
+        preset="smoke",
+        dataset=DatasetConfig(name="toy"),
+        features=FeaturesConfig(network="efficientnet-lite0", shard=12),
+        flow=FlowConfig(shard=4),
+    ),
+    # The paper's settings; data and weights are the user's (--data, --weights).
+    "paper": Config(preset="paper"),
+}
+
+
+# -- making a configuration --------------------------------------------------------------------
+
+
+def load(
+    preset: str = "smoke", overrides: Sequence[str] = (), document: Mapping[str, Any] | None = None
+) -> Config:
+    """A preset or a TOML document, with overrides.
+
+    Args:
+        preset: name in ``PRESETS``; ignored when ``document`` names one itself.
+        overrides: ``"flow.beta=0.01"``; the value is TOML, or else a plain string.
+        document: parsed TOML, for example a run's ``config.toml``.
+
+    Raises:
+        DistcorrError: unknown preset, unknown setting, or a value out of its range.
+    """
+    name = str((document or {}).get("preset", preset))
+    if name not in PRESETS:
+        raise DistcorrError(
+            f"Unknown preset {name!r}.{did_you_mean(name, PRESETS)}",
+            f"presets: {', '.join(PRESETS)}, or the path of a .toml file",
+        )
+    config = PRESETS[name]
+    for section, value in (document or {}).items():
+        entries = value.items() if isinstance(value, Mapping) else [("", value)]
+        for key, entry in entries:
+            config = _replace(config, f"{section}.{key}".rstrip("."), entry)
+    for text in overrides:
+        path, separator, value = text.partition("=")
+        if not separator:
+            raise DistcorrError(
+                f"--set takes KEY=VALUE, got {text!r}", "for example --set flow.beta=0.01"
+            )
+        config = _replace(config, path.strip(), _parse(value.strip()))
+    return config
+
+
+def parse_toml(text: str, where: str) -> dict[str, Any]:
+    """A TOML document; ``where`` names it in the error."""
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise DistcorrError(f"{where} is not TOML: {error}", "mend that line") from error
+
+
+def _parse(value: str) -> Any:
+    try:
+        return tomllib.loads(f"v = {value}")["v"]
+    except tomllib.TOMLDecodeError:
+        return value  # a bare word is a string: --set features.conv=conv5
+
+
+def _replace(config: Config, path: str, value: Any) -> Config:
+    section, _, key = path.partition(".")
+    known = [name for name, _, _ in settings(config)]
+    if path not in known:
+        raise DistcorrError(
+            f"Unknown setting {path!r}.{did_you_mean(path, known)}",
+            "distcorr config lists them all",
+        )
+    if not key:
+        return dataclasses.replace(config, **{section: _coerce(config, section, path, value)})
+    inner = getattr(config, section)
+    changed = dataclasses.replace(inner, **{key: _coerce(inner, key, path, value)})
+    return dataclasses.replace(config, **{section: changed})
+
+
+def _coerce(owner: Any, key: str, path: str, value: Any) -> Any:
+    wanted = get_type_hints(type(owner))[key]
+    if wanted == tuple[str, ...]:
+        items = value if isinstance(value, list | tuple) else [value]
+        if all(isinstance(item, str) for item in items):
+            return tuple(items)
+    elif wanted == tuple[float, ...]:
+        items = value if isinstance(value, list | tuple) else [value]
+        if all(_is_number(item) for item in items):
+            return tuple(float(item) for item in items)
+    elif wanted is float and _is_number(value):
+        return float(value)
+    elif wanted is str and isinstance(value, str | int | float) and not isinstance(value, bool):
+        return str(value)
+    elif type(value) is wanted:
+        return value
+    name = getattr(wanted, "__name__", str(wanted))
+    raise _bad(
+        path, f"a value of type {name if wanted in (int, float, bool, str) else wanted}", value
+    )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+# -- showing a configuration -------------------------------------------------------------------
+
+
+def settings(config: Config) -> list[tuple[str, Any, str]]:
+    """Every setting as (dotted name, value, where the default comes from)."""
+    rows: list[tuple[str, Any, str]] = []
+    for top in dataclasses.fields(config):
+        value = getattr(config, top.name)
+        if dataclasses.is_dataclass(value):
+            for inner in dataclasses.fields(value):
+                source = inner.metadata["source"]
+                rows.append((f"{top.name}.{inner.name}", getattr(value, inner.name), source))
+        else:
+            rows.append((top.name, value, top.metadata["source"]))
+    return rows
+
+
+def dump(config: Config, comments: bool = False) -> str:
+    """The configuration as TOML; ``comments`` adds each setting's source."""
+    lines: list[str] = []
+    section = ""
+    for path, value, source in settings(config):
+        head, _, key = path.rpartition(".")
+        if head != section:
+            lines += ["", f"[{head}]"]
+            section = head
+        text = f"{key} = {_toml(value)}"
+        lines.append(f"{text:<44} # {source}" if comments else text)
+    return "\n".join(lines) + "\n"
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, tuple):
+        return "[" + ", ".join(_toml(item) for item in value) + "]"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        return json.dumps(value)  # TOML's basic strings escape as JSON's do
+    return repr(value)
+
+
+def difference(old: Config, new: Config) -> list[str]:
+    """Lines ``flow.beta: 0.003 -> 0.01`` for what differs, ``compute`` left out."""
+    return [
+        f"{path}: {_toml(before)} -> {_toml(after)}"
+        for (path, before, _), (_, after, _) in zip(settings(old), settings(new), strict=True)
+        if before != after and not path.startswith("compute.") and path != "preset"
+    ]
+
+
+def digest(value: Any) -> str:
+    """sha256 of a JSON-able value, independent of key order."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,225 @@
+"""A run folder: configuration, manifest, and stage outputs that survive any crash.
+
+    runs/photos/
+    ├── config.toml                 resolved configuration; repeats the run
+    ├── manifest.json               versions, and per stage its key, digest and counts
+    ├── build-db/3f9c1ab2/          one folder per stage and key
+    │   ├── grids/conv4/part-00000.parquet ...
+    │   ├── shards/00000.json       marker of a finished shard, written after its parts
+    │   └── _done.json              marker of a finished stage, written last
+    └── logs/                       one line per finished or failed shard
+
+A stage's key is a digest of the settings that it reads, of its version and of the *content* of the
+stages that it builds on. So another beta recomputes the alignments and nothing else, and a result
+can never rest on features that have since changed. Resuming is a directory listing: a shard is done
+when its marker is there, was made from the same input, and its parts have the sizes it names.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+
+from distcorr import config as configuration
+from distcorr.config import Config, digest
+from distcorr.data.storage import Folder, Written
+from distcorr.types import DistcorrError
+
+CONFIG, MANIFEST, DONE = "config.toml", "manifest.json", "_done.json"
+DEAD = "dead_letters.parquet"
+
+
+@dataclass(frozen=True)
+class Shard:
+    """The unit of work, of retry and of resume.
+
+    Attributes:
+        index: position in the stage's plan; names the part files.
+        inputs: digest of what the shard is made from; another digest means: do it again.
+        items: ids of the instances or targets in it.
+    """
+
+    index: int
+    inputs: str
+    items: tuple[str, ...]
+
+    @property
+    def part(self) -> str:
+        """File name of the shard's part."""
+        return f"part-{self.index:05d}.parquet"
+
+
+@dataclass(frozen=True)
+class DeadLetter:
+    """An item that cannot be processed, and why; the rest of its shard goes on without it."""
+
+    id: str
+    file: str
+    error: str
+
+
+@dataclass
+class StageFolder:
+    """Outputs of one stage under one key; cheap to pickle, used by the driver and by workers."""
+
+    name: str
+    key: str
+    folder: Folder
+    _markers: dict[int, dict[str, Any]] = field(default_factory=dict, repr=False)
+
+    def __reduce__(self) -> tuple[type[StageFolder], tuple[str, str, Folder]]:
+        return StageFolder, (self.name, self.key, self.folder)  # workers read markers afresh
+
+    def mark_done(
+        self,
+        shard: Shard,
+        files: Mapping[str, Written],
+        rows: int,
+        dead: Sequence[DeadLetter] = (),
+    ) -> None:
+        """Write the shard's marker; call it after all of the shard's parts are written."""
+        marker = {
+            "shard": shard.index,
+            "inputs": shard.inputs,
+            "rows": rows,
+            "files": {n: {"sha256": w.sha256, "bytes": w.size} for n, w in files.items()},
+            "dead": [vars(letter) for letter in dead],
+        }
+        self.folder.write_json(f"shards/{shard.index:05d}.json", marker)
+
+    def markers(self) -> dict[int, dict[str, Any]]:
+        """Markers of the finished shards by index; each is read once per object."""
+        for name in self.folder.sizes("shards"):
+            if name.endswith(".json") and int(name[:5]) not in self._markers:
+                self._markers[int(name[:5])] = self.folder.read_json(f"shards/{name}")
+        return self._markers
+
+    def todo(self, plan: Sequence[Shard]) -> list[Shard]:
+        """The shards of ``plan`` that still have to be done, in order."""
+        markers = self.markers()
+        sizes = self.folder.sizes(recursive=True) if markers else {}
+
+        def done(shard: Shard) -> bool:
+            marker = markers.get(shard.index)
+            return (
+                marker is not None
+                and marker["inputs"] == shard.inputs
+                and all(sizes.get(n) == f["bytes"] for n, f in marker["files"].items())
+            )
+
+        remaining = [shard for shard in plan if not done(shard)]
+        for shard in remaining:
+            self._markers.pop(shard.index, None)  # made anew: what was read of it is out of date
+        return remaining
+
+    def finish(self, plan: Sequence[Shard]) -> dict[str, Any]:
+        """Write the stage's marker and dead-letter table once every shard of ``plan`` is done.
+
+        Returns:
+            ``{"digest", "shards", "rows", "bytes", "dead"}``; the digest is of the content.
+        """
+        markers = [self.markers()[shard.index] for shard in plan]
+        dead = [letter for marker in markers for letter in marker["dead"]]
+        summary = {
+            "digest": digest([[m["shard"], m["files"], m["dead"]] for m in markers]),
+            "shards": len(markers),
+            "rows": sum(m["rows"] for m in markers),
+            "bytes": sum(f["bytes"] for m in markers for f in m["files"].values()),
+            "dead": len(dead),
+        }
+        if dead:
+            columns = {k: [letter[k] for letter in dead] for k in ("id", "file", "error")}
+            self.folder.write_table(DEAD, pa.table(columns))
+        else:
+            self.folder.delete(DEAD)
+        if self.done() != summary:
+            self.folder.write_json(DONE, summary)
+        return summary
+
+    def done(self) -> dict[str, Any] | None:
+        """The summary that ``finish`` wrote, or None while the stage is unfinished."""
+        return self.folder.read_json(DONE) if self.folder.exists(DONE) else None
+
+    def dead_letters(self) -> list[DeadLetter]:
+        """Items that the finished shards had to leave out, also while others are unfinished."""
+        markers = self.markers()
+        return [DeadLetter(**d) for index in sorted(markers) for d in markers[index]["dead"]]
+
+    def parts(self, kind: str) -> list[str]:
+        """Names of the finished parts below ``kind`` (``"grids/conv4"``), in shard order."""
+        markers = self.markers()
+        names = [n for index in sorted(markers) for n in sorted(markers[index]["files"])]
+        return [name for name in names if name.rpartition("/")[0] == kind]
+
+
+class Run:
+    """One run folder."""
+
+    def __init__(self, uri: str) -> None:
+        """
+        Args:
+            uri: a path or URI. Nothing is created until something is written.
+
+        Raises:
+            DistcorrError: a relative path inside a Ray job, whose working folder is temporary.
+        """
+        relative = "://" not in uri and not os.path.isabs(os.path.expanduser(uri))
+        if relative and inside_ray_job():
+            raise DistcorrError(
+                f"The run folder {uri} is relative, and inside a Ray job it would vanish with the "
+                "cluster.",
+                "give an absolute path on shared storage or an s3:// URI: --run s3://bucket/runs/x",
+            )
+        self.folder = Folder(uri)
+
+    def __str__(self) -> str:
+        return str(self.folder)
+
+    # -- configuration ---------------------------------------------------------------------
+
+    def config(self) -> Config | None:
+        """The configuration that the run was last used with, or None for a new folder."""
+        if not self.folder.exists(CONFIG):
+            return None
+        text = self.folder.read(CONFIG).decode()
+        return configuration.load(document=configuration.parse_toml(text, f"{self}/{CONFIG}"))
+
+    def save_config(self, config: Config) -> None:
+        """Store the configuration, without touching the file when nothing differs."""
+        text = configuration.dump(config).encode()
+        if not self.folder.exists(CONFIG) or self.folder.read(CONFIG) != text:
+            self.folder.write(CONFIG, text)
+
+    # -- stages ----------------------------------------------------------------------------
+
+    def manifest(self) -> dict[str, Any]:
+        """The manifest; ``{"stages": {}}`` for a new folder."""
+        if not self.folder.exists(MANIFEST):
+            return {"stages": {}}
+        manifest: dict[str, Any] = self.folder.read_json(MANIFEST)
+        return manifest
+
+    def record(self, stage: str, entry: Mapping[str, Any], **facts: Any) -> None:
+        """Update the manifest's entry of a stage, and facts about the whole run."""
+        manifest = self.manifest() | facts
+        manifest["stages"] = manifest["stages"] | {stage: dict(entry)}
+        if manifest != self.manifest():
+            self.folder.write_json(MANIFEST, manifest)
+
+    def stage(self, name: str, key: str) -> StageFolder:
+        """Where the stage's outputs under that key are, or will be."""
+        return StageFolder(name, key, self.folder / name / key)
+
+    def current(self, name: str) -> StageFolder | None:
+        """The stage's outputs that the manifest names as current, finished or not."""
+        entry = self.manifest()["stages"].get(name)
+        return self.stage(name, entry["key"]) if entry else None
+
+
+def inside_ray_job() -> bool:
+    """Whether this process is the entry point of a submitted Ray job."""
+    return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ or "runtime_resources" in os.getcwd()

@@ -1,0 +1,328 @@
+"""``build-db``: box crops through the network, into the sharded feature store (paper, section 2).
+
+One row of a Ray Data pipeline is one shard: a fixed list of instances. An actor decodes the shard's
+own photographs, so that pixels never cross the object store, runs the network, and writes one
+Parquet file per feature and then the shard's marker. Which actor does which shard changes nothing.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import time
+import traceback
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from distcorr.algorithms import extractors
+from distcorr.algorithms.crop import crop_square
+from distcorr.algorithms.extractors import Backbone
+from distcorr.config import Config, FeaturesConfig, difference, digest
+from distcorr.data import datasets
+from distcorr.data.check import check
+from distcorr.data.images import read_image
+from distcorr.data.run import DeadLetter, Shard, StageFolder
+from distcorr.data.storage import Folder, Written
+from distcorr.data.store import FeatureMeta, FeatureStore, feature_table
+from distcorr.data.weights import Weights, load_weights
+from distcorr.stages.cluster import Outcome, Session, describe, limit_threads
+from distcorr.stages.pipeline import Context, Forecast, Summary, run_shards
+from distcorr.types import PARTIAL, Array, Dataset, DistcorrError, Instance, did_you_mean
+
+VERSION = 1
+NAME = "build-db"
+MAX_DEAD = 0.1  # share of instances that may be unreadable before the result is not worth having
+
+
+@dataclass(frozen=True)
+class _Job:
+    """Everything about the stage that is known before any photograph is opened."""
+
+    dataset: Dataset
+    weights: Weights
+    network: Backbone
+    conv: str
+    vector: str
+    stage: StageFolder
+    plan: list[Shard]
+    facts: dict[str, Any]
+
+
+def run(context: Context) -> Summary:
+    """Fill the store.
+
+    Raises:
+        DistcorrError: data or weights missing or damaged; the run folder holds another store;
+            too many unreadable photographs; or shards that failed (see ``run_shards``).
+    """
+    job = _prepare(context)
+    for warning in (*job.dataset.warnings, *check(job.dataset)):
+        context.progress.warn(warning)
+    _refuse_other_store(context, job)
+    _write_instances(job)
+    context.run.save_config(context.config)
+
+    def work(todo: list[Shard]) -> Iterator[Outcome[Shard, Any]]:
+        arguments = (job.stage, job.dataset.root, context.config, job.conv, job.vector)
+        if context.session.inline:
+            build = BuildShard(*arguments, job.weights)
+            for shard in todo:
+                yield _attempt(build, shard)
+        else:
+            yield from _work_on_ray(context.session, todo, arguments, job.weights)
+
+    summary = run_shards(context, job.stage, job.plan, work)
+    if summary.dead > MAX_DEAD * len(job.dataset.instances):
+        raise DistcorrError(
+            f"{summary.dead} of {len(job.dataset.instances)} instances could not be read: "
+            f"more than {MAX_DEAD:.0%}, too many for the numbers to mean anything.",
+            f"distcorr status -v -r {context.run} names them; mend the files and run again",
+            PARTIAL,
+        )
+    return summary
+
+
+def forecast(context: Context) -> Forecast:
+    """What ``run`` would do; reads annotations and weights, opens no photograph."""
+    job = _prepare(context)
+    return Forecast(NAME, job.stage.key, len(job.plan), len(job.stage.todo(job.plan)))
+
+
+# -- planning ----------------------------------------------------------------------------------
+
+
+def _prepare(context: Context) -> _Job:
+    config = context.config.features
+    weights = load_weights(config.weights, config.network, config.weights_sha256)
+    network = _network(weights, config, context.config.seed)
+    conv = network.grid if config.conv == "auto" else config.conv
+    vector = network.vector if config.vector == "auto" else config.vector
+    for key, tap in (("conv", conv), ("vector", vector)):
+        if tap not in network.taps:
+            raise DistcorrError(
+                f"{weights.label} has no layer {tap!r} (features.{key})."
+                + did_you_mean(tap, network.taps),
+                f"layers that these weights reach: {', '.join(network.taps)}",
+            )
+    dataset = datasets.load(context.config.dataset, context.run.folder, context.config.seed)
+    identity = {
+        "version": VERSION,
+        "dataset": datasets.fingerprint(dataset),
+        "weights": weights.sha256,
+        "network": weights.network,
+        "features": [conv, vector, config.control, config.batch, config.shard],
+        "seed": context.config.seed if config.control != "none" else 0,
+    }
+    stage = context.run.stage(NAME, digest(identity)[:8])
+    train = sum(i.split == "train" for i in dataset.instances)
+    label = weights.label + (" SHUFFLED (control)" if config.control != "none" else "")
+    facts = {
+        "keypoint_names": {c: list(names) for c, names in dataset.keypoint_names.items()},
+        "conv": conv,
+        "vector": vector,
+        "stamp": {
+            "weights": f"{label}, sha256 {weights.sha256[:12]}",
+            "data": f"{dataset.name}: {len(dataset.keypoint_names)} categories, {train} training "
+            f"and {len(dataset.instances) - train} validation instances",
+        },
+    }
+    plan = _plan(dataset, config.shard)
+    return _Job(dataset, weights, network, conv, vector, stage, plan, facts)
+
+
+def _plan(dataset: Dataset, size: int) -> list[Shard]:
+    """Shards of ``size`` instances; a photograph that has changed in size changes its shard."""
+    folder = Folder(dataset.root)
+    parents = {i.image.rpartition("/")[0] for i in dataset.instances}
+    sizes = {f"{p}/{n}".lstrip("/"): s for p in parents for n, s in folder.sizes(p).items()}
+    plan = []
+    for start in range(0, len(dataset.instances), size):
+        members = dataset.instances[start : start + size]
+        inputs = digest([[i.id, i.image, sizes.get(i.image, -1)] for i in members])
+        plan.append(Shard(start // size, inputs[:16], tuple(i.id for i in members)))
+    return plan
+
+
+def _refuse_other_store(context: Context, job: _Job) -> None:
+    """A run holds one feature store: numbers from two data sets or networks must not mix."""
+    entry = context.run.manifest()["stages"].get(NAME)
+    if entry is None or entry["key"] == job.stage.key:
+        return
+    before = context.run.config()
+    changes = difference(before, context.config) if before else []
+    raise DistcorrError(
+        f"{context.run} was made with other data, weights or features"
+        + (f" ({'; '.join(changes)})" if changes else " (files behind the same paths changed)")
+        + ".",
+        "give this configuration a run folder of its own: --run runs/another; nothing was changed",
+    )
+
+
+def _write_instances(job: _Job) -> None:
+    shard = [s.index for s in job.plan for _ in s.items]
+    FeatureStore.write_instances(job.stage, datasets.to_table(job.dataset), shard, job.facts)
+
+
+def _network(weights: Weights, config: FeaturesConfig, seed: int, device: str = "cpu") -> Backbone:
+    arrays = weights.arrays
+    if config.control == "shuffled-weights":
+        arrays = extractors.shuffled(arrays, seed)
+    return extractors.build(weights.network, arrays, device)
+
+
+# -- building one shard ------------------------------------------------------------------------
+
+
+class BuildShard:
+    """Builds shards; one per process, so that the network is loaded once."""
+
+    def __init__(
+        self,
+        stage: StageFolder,
+        root: str,
+        config: Config,
+        conv: str,
+        vector: str,
+        weights: Weights,
+    ) -> None:
+        import torch
+
+        limit_threads()
+        # The device that torch sees, not the one that Ray promises: its GPUs may be logical.
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._stage, self._photographs = stage, Folder(root)
+        self._batch: int = config.features.batch
+        self._network = _network(weights, config.features, config.seed, device)
+        self._taps = {"grids": conv, "vectors": vector}
+        self._sha256 = weights.sha256
+        self._instances = {i.id: i for i in FeatureStore(stage).instances}
+
+    def __call__(self, shard: Shard) -> dict[str, Any]:
+        """Write the shard's parts and marker.
+
+        Returns:
+            rows, dead letters and seconds, for the log.
+        """
+        began = time.monotonic()
+        instances = [self._instances[i] for i in shard.items]
+        crops, kept, dead = self._crops(instances)
+        features = self._features(crops)
+        finite = np.ones(len(kept), bool)
+        for tap, values in features.items():
+            # float16 is the store's type: what overflows it is as useless as a NaN.
+            with np.errstate(over="ignore"):
+                good = np.isfinite(values.astype(np.float16)).reshape(len(kept), -1).all(axis=1)
+            for i in np.flatnonzero(finite & ~good):
+                message = f"the network's {tap} is not finite, or too large for float16"
+                dead.append(DeadLetter(kept[i].id, kept[i].image, message))
+            finite &= good
+        ids = [instance.id for instance, ok in zip(kept, finite, strict=True) if ok]
+        files: dict[str, Written] = {}
+        for kind, tap in self._taps.items():
+            values = features[tap][finite] if tap in features else np.zeros((0,))
+            table = self._table(ids, tap, values)
+            name = f"{kind}/{tap}/{shard.part}"
+            files[name] = self._stage.folder.write_table(name, table)
+        self._stage.mark_done(shard, files, len(ids), dead)
+        return {
+            "rows": len(ids),
+            "dead": len(dead),
+            "seconds": round(time.monotonic() - began, 2),
+        }
+
+    def _crops(
+        self, instances: Sequence[Instance]
+    ) -> tuple[list[Array], list[Instance], list[DeadLetter]]:
+        # Instances of one photograph stand together, so a cache of one decodes each file once.
+        read = functools.lru_cache(maxsize=1)(functools.partial(read_image, self._photographs))
+        crops: list[Array] = []
+        kept: list[Instance] = []
+        dead: list[DeadLetter] = []
+        for instance in instances:
+            try:
+                side = self._network.input_size
+                crops.append(crop_square(read(instance.image), instance.box, side))
+                kept.append(instance)
+            except (DistcorrError, ValueError, OSError) as error:
+                dead.append(DeadLetter(instance.id, instance.image, describe(error)))
+        return crops, kept, dead
+
+    def _features(self, crops: Sequence[Array]) -> dict[str, Any]:
+        taps = tuple(dict.fromkeys(self._taps.values()))
+        batches = [
+            self._network(np.stack(crops[i : i + self._batch]), taps)
+            for i in range(0, len(crops), self._batch)
+        ]
+        return {tap: np.concatenate([b[tap] for b in batches]) for tap in taps} if batches else {}
+
+    def _table(self, ids: list[str], tap: str, values: Any) -> Any:
+        is_grid = tap == self._taps["grids"]
+        shape = values.shape[1:] if is_grid else (int(np.prod(values.shape[1:])),)
+        geometry = self._network.geometry(tap) if is_grid else None
+        meta = FeatureMeta(tap, shape, geometry, self._sha256)
+        return feature_table(ids, values.reshape(len(ids), *shape), meta)
+
+
+def _attempt(build: BuildShard, shard: Shard) -> Outcome[Shard, Any]:
+    try:
+        return Outcome(shard, build(shard))
+    except Exception as error:  # it costs this shard, and is reported with it
+        return Outcome(shard, None, describe(error), traceback.format_exc())
+
+
+# -- on Ray ------------------------------------------------------------------------------------
+
+
+class _Actor:
+    """``BuildShard`` as Ray Data wants it: batches of columns in, batches of columns out."""
+
+    def __init__(self, arguments: tuple[Any, ...], weights: Any) -> None:
+        import ray
+
+        self._build = BuildShard(*arguments, ray.get(weights))
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
+        outcomes = []
+        for index, inputs, items in zip(
+            batch["index"], batch["inputs"], batch["items"], strict=True
+        ):
+            shard = Shard(int(index), str(inputs), tuple(map(str, items)))
+            outcomes.append(json.dumps(asdict(_attempt(self._build, shard))))
+        return {"outcome": outcomes}
+
+
+def _work_on_ray(
+    session: Session, todo: list[Shard], arguments: tuple[Any, ...], weights: Weights
+) -> Iterator[Outcome[Shard, Any]]:
+    import pyarrow as pa
+    import ray
+
+    session.connect()
+    pool = session.pool()
+    rows = [
+        pa.table({"index": [s.index], "inputs": [s.inputs], "items": [list(s.items)]}) for s in todo
+    ]
+    results = ray.data.from_arrow(rows).map_batches(
+        _Actor,
+        batch_size=1,
+        num_cpus=pool.cpus,
+        num_gpus=pool.gpus,
+        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=pool.actors),
+        fn_constructor_args=(arguments, session.put(weights)),
+        # Ray's default is to replace a process that dies for ever.
+        max_restarts=session.compute.retries,
+        max_task_retries=session.compute.retries,
+    )
+    shards = {shard.index: shard for shard in todo}
+    try:
+        for row in results.iter_rows():
+            outcome = json.loads(row["outcome"])
+            shard = shards.pop(outcome["item"]["index"])
+            yield Outcome(shard, outcome["result"], outcome["error"], outcome["details"])
+    except ray.exceptions.RayError as error:
+        reason = f"its process died: {str(error).strip().splitlines()[0]}"
+        for shard in shards.values():
+            yield Outcome(shard, None, reason, str(error))

@@ -1,0 +1,221 @@
+"""Where work runs: in this process, on a local Ray, or on a Ray cluster.
+
+The same functions run in all three, so results can be compared byte for byte. Ray is started only
+when there is work left to do.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import secrets
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, NamedTuple, TypeVar
+
+from distcorr.config import ComputeConfig
+from distcorr.data.run import inside_ray_job
+from distcorr.types import DistcorrError
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class Outcome(Generic[T, R]):
+    """What became of one item: a result, or the reason why there is none."""
+
+    item: T
+    result: R | None = None
+    error: str = ""
+    details: str = ""
+
+
+class Resources(NamedTuple):
+    """What one actor of a pool asks for, and how many actors there may be."""
+
+    actors: int
+    cpus: float
+    gpus: float
+
+
+def limit_threads() -> None:
+    """One thread for every numerical library of this process: parallelism belongs to the shards.
+
+    It also makes results independent of the number of cores: a BLAS product on two threads may
+    differ from the same product on one in its last bits.
+    """
+    import faiss
+    import threadpoolctl
+    import torch
+
+    torch.set_num_threads(1)
+    faiss.omp_set_num_threads(1)
+    threadpoolctl.threadpool_limits(1)
+
+
+class Session:
+    """A connection to wherever the work runs; use it as a context manager."""
+
+    def __init__(self, compute: ComputeConfig) -> None:
+        """
+        Args:
+            compute: ``address`` is ``inline`` (this process), ``local`` (a Ray of our own),
+                ``auto`` (the cluster that this machine belongs to) or an address.
+        """
+        self.compute = compute
+        self.address = compute.address or ("auto" if inside_ray_job() else "local")
+        self._connected = False
+
+    @property
+    def inline(self) -> bool:
+        """Whether everything runs in this process, without Ray."""
+        return self.address == "inline"
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._connected:
+            import ray
+
+            ray.shutdown()
+            self._connected = False
+
+    def connect(self) -> None:
+        """Start or join Ray, once.
+
+        Raises:
+            DistcorrError: no cluster answers at the address, or it refuses us.
+        """
+        if self._connected or self.inline:
+            return
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+        options: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
+        if self.address == "local":
+            _prepare_local()
+            options |= {
+                "address": "local",
+                "include_dashboard": False,
+                "num_cpus": self.compute.workers or os.cpu_count() or 1,
+            }
+        else:
+            options |= {"address": self.address}
+        import ray
+        import ray.data
+
+        try:
+            ray.init(**options)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise DistcorrError(
+                f"Cannot reach Ray at {self.address}: {str(error).splitlines()[0]}",
+                "--address local starts a Ray of its own, --address inline works without Ray; "
+                "a cluster with a token wants RAY_AUTH_MODE=token and the head node's token",
+            ) from error
+        context = ray.data.DataContext.get_current()
+        context.print_on_execution_start = False
+        context.enable_progress_bars = False
+        context.execution_options.preserve_order = False
+        # An actor pool that cannot be placed waits for ever otherwise.
+        context.execution_no_progress_timeout_s = 300
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
+        self._connected = True
+
+    def pool(self) -> Resources:
+        """Actors for a Ray Data pool: one per worker asked for, per GPU, or per CPU."""
+        import ray
+
+        total = ray.cluster_resources()
+        gpus = self.compute.gpus_per_worker
+        if gpus < 0:
+            gpus = 1.0 if total.get("GPU", 0) >= 1 else 0.0
+        cpus = int(total.get("CPU", 1)) or 1
+        actors = self.compute.workers or max(1, int(total.get("GPU", 0) / gpus) if gpus else cpus)
+        # A pool that takes every CPU leaves none for Ray Data's own work, and waits for ever.
+        return Resources(actors, 1.0 if actors < cpus else 0.9 * cpus / actors, gpus)
+
+    def put(self, value: R) -> Any:
+        """Share a value with every worker; inline, the value itself."""
+        if self.inline:
+            return value
+        self.connect()
+        import ray
+
+        # Put by the driver: what a worker puts is lost with its node.
+        return ray.put(value)
+
+    def map(
+        self, function: Callable[..., R], work: Iterable[tuple[T, tuple[Any, ...]]]
+    ) -> Iterator[Outcome[T, R]]:
+        """Run ``function(*arguments)`` for every ``(item, arguments)`` and yield as they finish.
+
+        ``work`` is consumed lazily: at most two items per CPU are in flight, so that arguments that
+        ``put`` shares can be made one group at a time. An exception costs its item only; a process
+        that dies is replaced ``compute.retries`` times.
+        """
+        if self.inline:
+            limit_threads()
+            for item, arguments in work:
+                yield _attempt(function, item, arguments)
+            return
+        self.connect()
+        import ray
+
+        remote = ray.remote(num_cpus=1, max_retries=self.compute.retries)(_attempt)
+        pending = iter(work)
+        running: dict[Any, T] = {}
+        try:
+            while True:
+                limit = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
+                for item, arguments in itertools.islice(pending, max(0, limit - len(running))):
+                    # A shared argument must be a top-level argument to arrive as its value.
+                    running[remote.remote(function, None, None, *arguments)] = item
+                if not running:
+                    return
+                ready, _ = ray.wait(list(running), num_returns=1)
+                for reference in ready:
+                    item = running.pop(reference)
+                    try:
+                        outcome = ray.get(reference)
+                        yield Outcome(item, outcome.result, outcome.error, outcome.details)
+                    except ray.exceptions.RayError as error:
+                        reason = str(error).strip().splitlines()[0]
+                        yield Outcome(item, None, f"its process died: {reason}", str(error))
+        finally:
+            for reference in running:
+                ray.cancel(reference, force=True)
+
+
+def _attempt(
+    function: Callable[..., R], item: T, arguments: tuple[Any, ...] | None, *more: Any
+) -> Outcome[T, R]:
+    if arguments is None:
+        limit_threads()
+    try:
+        return Outcome(item, function(*(arguments or ()), *more))
+    except Exception as error:  # whatever it is, it costs this item and is reported with it
+        return Outcome(item, None, describe(error), traceback.format_exc())
+
+
+def describe(error: BaseException) -> str:
+    """One line for a message: our own errors as they are, others with their type."""
+    if isinstance(error, DistcorrError):
+        return error.message
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+def _prepare_local() -> None:
+    """Settings of a Ray of our own: on loopback, with a token that lives in this process only.
+
+    Without a token Ray writes one to the user's home folder, which changes how their next
+    ``ray start`` behaves.
+    """
+    os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+    configured = {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_AUTH_MODE"} & os.environ.keys()
+    if not configured and not Path("~/.ray/auth_token").expanduser().exists():
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)

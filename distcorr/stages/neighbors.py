@@ -1,0 +1,96 @@
+"""``neighbors``: for every target the training instances that look most like it (section 3)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from distcorr.algorithms.knn import cosine_topk
+from distcorr.config import digest
+from distcorr.data.run import Shard, StageFolder
+from distcorr.data.store import FeatureStore
+from distcorr.stages.cluster import Outcome
+from distcorr.stages.pipeline import (
+    Context,
+    Forecast,
+    Summary,
+    required,
+    run_shards,
+    stage_key,
+)
+
+VERSION = 1
+NAME = "neighbors"
+
+
+def run(context: Context) -> Summary:
+    """Write one part per category: target, neighbor, rank, cosine."""
+    store, stage, plan = _prepare(context)
+
+    def work(todo: list[Shard]) -> Iterator[Outcome[Shard, Any]]:
+        k = context.config.neighbors.k
+        items = ((shard, (store, stage, shard, k)) for shard in todo)
+        return context.session.map(find_neighbors, items)
+
+    context.run.save_config(context.config)
+    return run_shards(context, stage, plan, work)
+
+
+def forecast(context: Context) -> Forecast:
+    """What ``run`` would do."""
+    _, stage, plan = _prepare(context)
+    return Forecast(NAME, stage.key, len(plan), len(stage.todo(plan)))
+
+
+def _prepare(context: Context) -> tuple[StageFolder, StageFolder, list[Shard]]:
+    features, _ = required("build-db", NAME, context.run)
+    key = stage_key(NAME, VERSION, context)
+    instances = FeatureStore(features).instances
+    categories = sorted({i.category for i in instances})
+    members = {c: [i.id for i in instances if i.category == c] for c in categories}
+    plan = [Shard(n, digest(members[c])[:16], (c,)) for n, c in enumerate(categories)]
+    return features, context.run.stage(NAME, key), plan
+
+
+def find_neighbors(
+    features: StageFolder, stage: StageFolder, shard: Shard, k: int
+) -> dict[str, int]:
+    """Neighbours of all validation instances of one category, by cosine of the global vector.
+
+    Training instances of the target's own photograph are never its neighbours (protocol O9).
+    """
+    (category,) = shard.items
+    store = FeatureStore(features)
+    targets = store.members(category, "val")
+    base = store.members(category, "train")
+    rows: dict[str, list[Any]] = {"target": [], "neighbor": [], "rank": [], "cosine": []}
+    if targets and base:
+        kind = f"vectors/{store.vector}"
+        _, base_vectors, _ = store.read(kind, [i.id for i in base])
+        _, target_vectors, _ = store.read(kind, [i.id for i in targets])
+        photographs = np.array([i.image for i in base])
+        own = [np.flatnonzero(photographs == t.image) for t in targets]
+        indices, cosines = cosine_topk(
+            base_vectors.astype(np.float32), target_vectors.astype(np.float32), k, own
+        )
+        for target, found, values in zip(targets, indices, cosines, strict=True):
+            for rank in np.flatnonzero(found >= 0):
+                rows["target"].append(target.id)
+                rows["neighbor"].append(base[found[rank]].id)
+                rows["rank"].append(int(rank))
+                rows["cosine"].append(float(values[rank]))
+    schema = pa.schema(
+        [
+            ("target", pa.string()),
+            ("neighbor", pa.string()),
+            ("rank", pa.int32()),
+            ("cosine", pa.float32()),
+        ]
+    )
+    name = f"pairs/{shard.part}"
+    written = stage.folder.write_table(name, pa.table(rows, schema=schema), row_group_size=65536)
+    stage.mark_done(shard, {name: written}, len(rows["target"]))
+    return {"rows": len(rows["target"])}

@@ -1,0 +1,256 @@
+"""What all stages share: the table of stages, their keys, and the loop over shards."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import platform
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, NamedTuple, Protocol
+
+import distcorr
+from distcorr.config import Config, digest
+from distcorr.data.run import Run, Shard, StageFolder
+from distcorr.stages.cluster import Outcome, Session
+from distcorr.types import PARTIAL, DistcorrError
+
+
+class Stage(NamedTuple):
+    """A row of the pipeline.
+
+    Attributes:
+        module: imported on use, so that ``--help`` never loads torch.
+        needs: stages whose output it reads.
+        reads: top-level configuration entries that change its output.
+        unit: what its rows are, for the summary.
+        summary: one line of help.
+    """
+
+    module: str
+    needs: tuple[str, ...]
+    reads: tuple[str, ...]
+    unit: str
+    summary: str
+
+
+STAGES = {
+    "build-db": Stage(
+        "distcorr.stages.build_db",
+        (),
+        (),  # names its own key: data and weights count by content, not by path
+        "instances",
+        "Extract features into the sharded Parquet store",
+    ),
+    "neighbors": Stage(
+        "distcorr.stages.neighbors",
+        ("build-db",),
+        ("neighbors",),
+        "pairs",
+        "Find the nearest training neighbours of every target (§3)",
+    ),
+    "transfer": Stage(
+        "distcorr.stages.transfer",
+        ("build-db", "neighbors"),
+        ("flow",),
+        "pairs",
+        "Align by belief propagation, transfer keypoints (§3, Table 2)",
+    ),
+}
+
+
+class Progress(Protocol):
+    """Listens to a stage; the stages themselves print nothing."""
+
+    def start(self, stage: str, total: int, done: int) -> None:
+        """A stage begins; ``done`` of its ``total`` shards are there already."""
+
+    def advance(self, failed: bool) -> None:
+        """One more shard has finished, or failed."""
+
+    def finish(self, summary: Summary) -> None:
+        """The stage is complete."""
+
+    def warn(self, message: str) -> None:
+        """Something that the user should know and that stops nothing."""
+
+
+class Silent:
+    """A ``Progress`` that listens and says nothing; for the Python interface and tests."""
+
+    def start(self, stage: str, total: int, done: int) -> None:
+        """Ignore it."""
+
+    def advance(self, failed: bool) -> None:
+        """Ignore it."""
+
+    def finish(self, summary: Summary) -> None:
+        """Ignore it."""
+
+    def warn(self, message: str) -> None:
+        """Ignore it."""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a finished stage amounts to."""
+
+    stage: str
+    key: str
+    shards: int
+    computed: int
+    rows: int
+    bytes: int
+    dead: int
+    seconds: float
+
+
+@dataclass
+class Context:
+    """Everything that a stage gets."""
+
+    config: Config
+    run: Run
+    session: Session
+    progress: Progress = field(default_factory=Silent)
+
+
+class Forecast(NamedTuple):
+    """What a stage would do: shards in all and left to do; None while its needs are unmet."""
+
+    stage: str
+    key: str
+    shards: int | None
+    todo: int | None
+    note: str = ""
+
+
+def run_stage(name: str, context: Context) -> Summary:
+    """Run one stage, or only what is left of it.
+
+    Raises:
+        DistcorrError: a stage that it needs is unfinished (exit code 2), or some shards failed
+            (exit code 4) after all the others were done.
+    """
+    summary: Summary = importlib.import_module(STAGES[name].module).run(context)
+    return summary
+
+
+def forecast_stage(name: str, context: Context) -> Forecast:
+    """What ``run_stage`` would do; reads, and writes nothing."""
+    missing = [need for need in STAGES[name].needs if _finished(need, context.run) is None]
+    if missing:
+        return Forecast(name, "", None, None, f"waits for {', '.join(missing)}")
+    forecast: Forecast = importlib.import_module(STAGES[name].module).forecast(context)
+    return forecast
+
+
+def stage_key(name: str, version: int, context: Context) -> str:
+    """Key of a stage that builds on others: settings, version and the content that it builds on."""
+    stage = STAGES[name]
+    settings = {entry: asdict(getattr(context.config, entry)) for entry in stage.reads}
+    needs = {need: required(need, name, context.run)[1]["digest"] for need in stage.needs}
+    return digest([name, version, settings, needs])[:8]
+
+
+def required(name: str, by: str, run: Run) -> tuple[StageFolder, dict[str, Any]]:
+    """A finished stage that another builds on.
+
+    Raises:
+        DistcorrError: it is not finished.
+    """
+    found = _finished(name, run)
+    if found is None:
+        raise DistcorrError(
+            f"{by} needs the output of {name}, and {run} has none that is finished.",
+            f"distcorr {name} -r {run}   (or distcorr run, which does every stage in order)",
+        )
+    return found
+
+
+def _finished(name: str, run: Run) -> tuple[StageFolder, dict[str, Any]] | None:
+    stage = run.current(name)
+    summary = stage.done() if stage else None
+    return (stage, summary) if stage and summary else None
+
+
+def run_shards(
+    context: Context,
+    stage: StageFolder,
+    plan: Sequence[Shard],
+    work: Callable[[list[Shard]], Iterator[Outcome[Shard, Any]]],
+) -> Summary:
+    """Do what is left of a plan, then mark the stage done.
+
+    Args:
+        context: run, session and progress.
+        stage: where markers and parts go.
+        plan: every shard of the stage.
+        work: does the given shards, and yields an outcome for each as it finishes.
+
+    Raises:
+        DistcorrError: some shards failed; the others are done and stay (exit code 4).
+    """
+    began = time.monotonic()
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    todo = stage.todo(plan)
+    if todo:
+        begun = {"key": stage.key, "shards": len(plan)}
+        context.run.record(stage.name, begun, versions=versions())
+    context.progress.start(stage.name, len(plan), len(plan) - len(todo))
+    failures: list[Outcome[Shard, Any]] = []
+    lines: list[str] = []
+    try:
+        for outcome in work(todo) if todo else ():
+            if outcome.error:
+                failures.append(outcome)
+            entry = {"shard": outcome.item.index, "error": outcome.error}
+            lines.append(json.dumps(entry | {"result": outcome.result, "details": outcome.details}))
+            context.progress.advance(bool(outcome.error))
+    finally:
+        if lines:
+            name = f"logs/{stage.name}-{stage.key}-{stamp}.jsonl"
+            context.run.folder.write(name, ("\n".join(lines) + "\n").encode())
+    if failures:
+        causes = sorted({f.error for f in failures})
+        raise DistcorrError(
+            f"{len(failures)} of {len(plan)} shards of {stage.name} failed: {'; '.join(causes[:3])}"
+            + (f" and {len(causes) - 3} other causes" if len(causes) > 3 else ""),
+            "what is done stays; the same command tries the rest again, "
+            f"distcorr status -v -r {context.run} shows each failure",
+            PARTIAL,
+        )
+    done = stage.finish(plan)
+    entry = {"key": stage.key, "shards": len(plan)} | done
+    context.run.record(stage.name, entry)
+    summary = Summary(
+        stage.name,
+        stage.key,
+        len(plan),
+        len(todo),
+        done["rows"],
+        done["bytes"],
+        done["dead"],
+        round(time.monotonic() - began, 1),
+    )
+    context.progress.finish(summary)
+    if done["dead"]:
+        letters = stage.dead_letters()
+        context.progress.warn(
+            f"{len(letters)} item(s) were left out of {stage.name}, for example {letters[0].file}: "
+            f"{letters[0].error} (all of them: distcorr status -v -r {context.run})"
+        )
+    return summary
+
+
+def versions() -> dict[str, str]:
+    """Versions of what a result depends on, for the manifest."""
+    from importlib.metadata import version
+
+    names = ("torch", "numpy", "scipy", "faiss-cpu", "numba", "pyarrow", "ray")
+    return {
+        "distcorr": distcorr.__version__,
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+    } | {name: version(name) for name in names}

@@ -1,0 +1,174 @@
+"""What the command line shows: progress, tables, warnings and errors. Everything but data goes to
+standard error.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+from rich.table import Table
+
+from distcorr.types import DistcorrError
+
+if TYPE_CHECKING:
+    from distcorr.report.tables import Report
+    from distcorr.stages.pipeline import Forecast, Summary
+
+_EVERY = 10.0  # seconds between plain progress lines
+
+
+class Terminal:
+    """Listens to the stages; a bar on a terminal, plain lines elsewhere, nothing when quiet."""
+
+    def __init__(self, quiet: bool = False) -> None:
+        self._err = Console(stderr=True, highlight=False, soft_wrap=True)
+        self._quiet = quiet
+        self._bar: Bar | None = None
+        self._stage, self._total, self._done, self._before, self._failed = "", 0, 0, 0, 0
+        self._began = self._last = 0.0
+
+    # -- distcorr.stages.pipeline.Progress ---------------------------------------------------
+
+    def start(self, stage: str, total: int, done: int) -> None:
+        """A stage begins."""
+        self._stage, self._total, self._done, self._before, self._failed = (
+            stage,
+            total,
+            done,
+            done,
+            0,
+        )
+        self._began = self._last = time.monotonic()
+        if 0 < done < total:
+            self.say(f"resuming {stage}: {done} of {total} shards are done")
+        if self._err.is_terminal and not self._quiet and done < total:
+            self._bar = Bar(
+                TextColumn("{task.description:<10}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("shards"),
+                TimeRemainingColumn(),
+                console=self._err,
+                transient=True,
+            )
+            self._bar.add_task(stage, total=total, completed=done)
+            self._bar.start()
+
+    def advance(self, failed: bool) -> None:
+        """One more shard."""
+        self._done += 1
+        self._failed += failed
+        if self._bar:
+            self._bar.advance(self._bar.task_ids[0])
+        elif time.monotonic() - self._last >= _EVERY:
+            self._last = time.monotonic()
+            rate = (self._done - self._before) / (self._last - self._began)
+            left = (self._total - self._done) / rate
+            failed_text = f"  {self._failed} failed" if self._failed else ""
+            self.say(
+                f"{self._stage:<10} {self._done}/{self._total} shards"
+                f"  {self._done / self._total:.0%}  eta {_duration(left)}{failed_text}"
+            )
+
+    def finish(self, summary: Summary) -> None:
+        """The stage is complete."""
+        self.close()
+        reused = "" if summary.computed else "  (nothing to do)"
+        self.say(
+            f"done {summary.stage:<10} {summary.shards} shards  {summary.rows} rows"
+            f"  {summary.bytes / 1e6:.1f} MB  {_duration(summary.seconds)}{reused}"
+        )
+
+    def warn(self, message: str) -> None:
+        """Something to know."""
+        if not self._quiet:
+            self._err.print(f"[yellow]warning:[/] {_plain(message)}")
+
+    # -- everything else -----------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Take the bar away, if there is one."""
+        if self._bar:
+            self._bar.stop()
+            self._bar = None
+
+    def say(self, message: str) -> None:
+        """A line for people."""
+        if not self._quiet:
+            self._err.print(_plain(message))
+
+    def error(self, error: DistcorrError) -> None:
+        """An error and what to do about it; shown even when quiet."""
+        self.close()
+        self._err.print(f"[red]error:[/] {_plain(error.message)}")
+        if error.hint:
+            self._err.print(f"[cyan]hint:[/]  {_plain(error.hint)}")
+
+
+def print_report(report: Report) -> None:
+    """Every table: methods by category at the first alpha, means at all of them."""
+    out = Console(highlight=False)
+    for name in report.tables:
+        rows = [row for row in report.rows if row["table"] == name]
+        alphas = list(dict.fromkeys(row["alpha"] for row in rows))
+        categories = list(dict.fromkeys(row["category"] for row in rows))
+        title = f"{name}: PCK in per cent" + (" points" if name.endswith("gain") else "")
+        table = Table(title=title, title_justify="left", title_style="bold")
+        table.add_column("category")
+        for method in dict.fromkeys(row["method"] for row in rows):
+            for alpha in alphas:
+                table.add_column(f"{method}\n@{alpha:g}", justify="right")
+        table.add_column("points", justify="right")
+        for category in categories:
+            mine = [row for row in rows if row["category"] == category]
+            cells = [f"{r['value']:.1f}\n[{r['low']:.1f}, {r['high']:.1f}]" for r in mine]
+            cells = [cell.replace("[", r"\[") for cell in cells]
+            style = "bold" if category == "mean" else ""
+            table.add_row(category, *cells, str(mine[0]["n"]), style=style)
+        out.print(table)
+    out.print(f"weights: {_plain(report.weights)}\ndata:    {_plain(report.data)}", soft_wrap=True)
+    for note in report.notes:
+        out.print(f"note:    {_plain(note)}", soft_wrap=True)
+
+
+def print_forecasts(forecasts: Sequence[Forecast]) -> None:
+    """What would be done, stage by stage."""
+    for f in forecasts:
+        if f.todo is None:
+            print(f"{f.stage:<10} {f.note}")
+        else:
+            print(f"{f.stage:<10} {f.todo} of {f.shards} shards to do   (key {f.key})")
+
+
+def print_status(rows: Sequence[dict[str, Any]], verbose: bool) -> None:
+    """State of a run's stages."""
+    for row in rows:
+        state = "done" if row["finished"] else "unfinished" if row["key"] else "not started"
+        counts = f"{row['done']}/{row['shards']} shards" if row["key"] else ""
+        dead = f"  {len(row['dead'])} left out" if row["dead"] else ""
+        failed = f"  {len(row['failed'])} failed at the last try" if row["failed"] else ""
+        print(f"{row['stage']:<10} {state:<11} {counts}{dead}{failed}")
+        if verbose:
+            for letter in row["dead"]:
+                print(f"    left out {letter['id']} ({letter['file']}): {letter['error']}")
+            for failure in row["failed"]:
+                print(f"    shard {failure['shard']} failed: {failure['error']}")
+                print("        " + failure["details"].strip().replace("\n", "\n        "))
+    sys.stdout.flush()
+
+
+def _plain(text: str) -> str:
+    return text.replace("[", r"\[")
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.0f}s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}m{rest:02d}s"

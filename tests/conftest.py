@@ -1,0 +1,64 @@
+"""What the tests share: the photographs, a Ray of our own, and a small toy configuration."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+# Ray keeps a token file in the home folder unless it is given a token; the tests leave it alone.
+os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # on loopback
+os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+os.environ.pop("RAY_ADDRESS", None)
+
+
+@pytest.fixture(scope="session")
+def photos() -> Path:
+    """The folder with data/ and weights/; without it tests on photographs are skipped, never in CI."""
+    root = os.environ.get("DISTCORR_DATA", "")
+    if not root:
+        if os.environ.get("CI"):
+            pytest.fail("DISTCORR_DATA must name the photographs in CI")
+        pytest.skip("DISTCORR_DATA is not set: no photographs to test on")
+    path = Path(root)
+    assert (path / "data" / "voc-photos").is_dir(), f"no data/voc-photos in DISTCORR_DATA={root}"
+    return path
+
+
+@pytest.fixture(scope="session")
+def ray_local() -> Iterator[None]:
+    """One Ray for all tests of this process; sessions join it. More CPUs than the machine has."""
+    import ray
+
+    ray.init(
+        address="local",
+        num_cpus=4,
+        include_dashboard=False,
+        logging_level="ERROR",
+        log_to_driver=False,
+        object_store_memory=300_000_000,
+    )
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def toy_settings() -> Callable[..., list[str]]:
+    """Settings of a toy run that takes seconds: 3 categories x (5 + 3) instances."""
+
+    def settings(*more: str) -> list[str]:
+        return [
+            "dataset.toy_train=5",
+            "dataset.toy_val=3",
+            "features.shard=3",
+            "features.batch=3",
+            "flow.shard=2",
+            "evaluation.resamples=50",
+            *more,
+        ]
+
+    return settings

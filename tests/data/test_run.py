@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from distcorr import config as configuration
+from distcorr.data.run import DeadLetter, Run, Shard, StageFolder
+from distcorr.types import DistcorrError
+
+PLAN = [Shard(i, f"input{i}", (f"a{i}", f"b{i}")) for i in range(3)]
+
+
+def build(stage: StageFolder, shard: Shard, rows: int = 2, dead: list[DeadLetter] | None = None):
+    name = f"grids/x/{shard.part}"
+    written = stage.folder.write_table(name, pa.table({"id": list(range(rows))}))
+    stage.mark_done(shard, {name: written}, rows, dead or [])
+    return stage.folder, name
+
+
+@pytest.fixture
+def stage(tmp_path: Path) -> StageFolder:
+    return Run(str(tmp_path / "run")).stage("build-db", "k0")
+
+
+def test_todo_is_what_has_no_marker(stage: StageFolder) -> None:
+    assert stage.todo(PLAN) == PLAN
+    build(stage, PLAN[1])
+    assert stage.todo(PLAN) == [PLAN[0], PLAN[2]]
+
+
+def test_a_part_without_its_marker_is_not_done(stage: StageFolder) -> None:
+    stage.folder.write_table("grids/x/part-00000.parquet", pa.table({"id": [1]}))
+    assert PLAN[0] in stage.todo(PLAN)
+
+
+def test_other_inputs_mean_do_it_again(stage: StageFolder) -> None:
+    for shard in PLAN:
+        build(stage, shard)
+    changed = [PLAN[0], Shard(1, "other", PLAN[1].items), PLAN[2]]
+    assert stage.todo(PLAN) == []
+    assert stage.todo(changed) == [changed[1]]
+
+
+@pytest.mark.parametrize("damage", ["cut", "gone"])
+def test_a_damaged_part_is_done_again(stage: StageFolder, damage: str) -> None:
+    for shard in PLAN:
+        folder, name = build(stage, shard)
+    path = Path(folder.uri) / name
+    if damage == "cut":
+        path.write_bytes(path.read_bytes()[:-7])
+    else:
+        path.unlink()
+    assert stage.todo(PLAN) == [PLAN[2]]
+
+
+def test_finish_sums_and_its_digest_is_of_the_content(stage: StageFolder, tmp_path: Path) -> None:
+    other = Run(str(tmp_path / "other")).stage("build-db", "k1")
+    for shard in PLAN:
+        build(stage, shard)
+    for shard in reversed(PLAN):
+        build(other, shard)
+    assert stage.done() is None
+    done = stage.finish(PLAN)
+    assert (done["shards"], done["rows"], done["dead"]) == (3, 6, 0)
+    assert stage.done() == done == other.finish(PLAN)
+    build(other, PLAN[0], rows=3)
+    fresh = Run(str(tmp_path / "other")).stage("build-db", "k1")
+    assert fresh.finish(PLAN)["digest"] != done["digest"]
+
+
+def test_dead_letters_become_a_table_and_go_when_mended(stage: StageFolder) -> None:
+    letter = DeadLetter("a0", "a.jpg", "cut short")
+    for shard in PLAN:
+        build(stage, shard, dead=[letter] if shard.index == 0 else [])
+    assert stage.finish(PLAN)["dead"] == 1
+    assert stage.dead_letters() == [letter]
+    assert stage.folder.read_table("dead_letters.parquet")["file"].to_pylist() == ["a.jpg"]
+    mended = [Shard(0, "mended", PLAN[0].items), *PLAN[1:]]
+    assert stage.todo(mended) == mended[:1]
+    build(stage, mended[0])
+    assert stage.finish(mended)["dead"] == 0
+    assert not stage.folder.exists("dead_letters.parquet")
+
+
+def test_parts_are_in_shard_order(stage: StageFolder) -> None:
+    for shard in reversed(PLAN):
+        build(stage, shard)
+    assert stage.parts("grids/x") == [f"grids/x/part-0000{i}.parquet" for i in range(3)]
+    assert stage.parts("grids/y") == []
+
+
+def test_config_and_manifest_round_trip(tmp_path: Path) -> None:
+    run = Run(str(tmp_path / "run"))
+    assert run.config() is None
+    assert run.manifest() == {"stages": {}}
+    assert run.current("build-db") is None
+    config = configuration.load("paper", ["flow.beta=0.01"])
+    run.save_config(config)
+    run.record("build-db", {"key": "k0"}, versions={"x": "1"})
+    run.record("transfer", {"key": "k1"})
+    assert run.config() == config
+    assert run.manifest()["versions"] == {"x": "1"}
+    current = run.current("transfer")
+    assert current is not None
+    assert current.key == "k1"
+
+
+def test_a_relative_run_folder_is_refused_inside_a_ray_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    Run("runs/x")
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    with pytest.raises(DistcorrError, match="would vanish with the cluster"):
+        Run("runs/x")
+    Run("/runs/x")
+
+
+def test_an_unwritable_run_folder_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    run = Run(os.fspath(tmp_path / "file" / "run"))
+    with pytest.raises(DistcorrError, match="Cannot write .*file/run"):
+        run.save_config(configuration.load("smoke"))
