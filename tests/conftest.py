@@ -18,7 +18,7 @@ os.environ.pop("RAY_ADDRESS", None)
 
 @pytest.fixture(scope="session")
 def photos() -> Path:
-    """The folder with data/ and weights/; without it tests on photographs are skipped, never in CI."""
+    """The folder with data/ and weights/; without it such tests are skipped, but never in CI."""
     root = os.environ.get("DISTCORR_DATA", "")
     if not root:
         if os.environ.get("CI"):

@@ -1,0 +1,1 @@
+"""The paper's sections as pure functions: arrays in, arrays out. No Ray, no files, no printing."""

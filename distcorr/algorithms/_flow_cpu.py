@@ -42,7 +42,9 @@ def shifted_quadratics(cells: int, beta: float) -> Array:
     """(3, n, n) float32: ``[s + 1, out, in] = beta * (in - out + s)^2`` for steps s = -1, 0, 1."""
     index = np.arange(padded(cells))
     difference = index[None, None, :] - index[None, :, None]
-    return (beta * (difference + np.arange(-1, 2)[:, None, None]) ** 2).astype(np.float32)
+    step = np.arange(-1, 2)[:, None, None]
+    table: Array = (beta * (difference + step) ** 2).astype(np.float32)
+    return table
 
 
 def node_weights(rows: int, columns: int, reweighted: bool) -> Array:
@@ -54,8 +56,8 @@ def node_weights(rows: int, columns: int, reweighted: bool) -> Array:
     y, x = np.ogrid[:rows, :columns]
     before = (y > 0).astype(int) + (x > 0)
     after = (y + 1 < rows).astype(int) + (x + 1 < columns)
-    share = 1 / np.maximum(1, np.maximum(before, after))
-    return (share if reweighted else np.ones_like(share)).astype(np.float32)
+    share: Array = 1 / np.maximum(1, np.maximum(before, after)) if reweighted else np.ones(y.shape)
+    return share.astype(np.float32)
 
 
 @njit(cache=True, fastmath=FAST, error_model="numpy")

@@ -25,7 +25,7 @@ from distcorr.types import FloatArray, Flow
 #   30, beta 3e-3   3.2 (9.4) %  1.0 (3.6) %  .83 (3.6) %  .34 (1.0) %  .07 (.3) %   31 ms each
 #   30, beta 3e-2   1.9 (6.4) %  .97 (2.7) %  .49 (1.4) %  .44 (1.4) %  .44 (1.4) %  32 ms each
 # Plain belief propagation stalls higher: .16, .24, 1.2 and .55 % after 15.
-ITERATIONS = 4
+ITERATIONS = 3
 
 IntArray = npt.NDArray[np.intp]
 
@@ -98,7 +98,7 @@ def align_many(
         _check_pair(source, target, beta)
     if iterations < 0:
         raise ValueError(f"iterations must be at least 0, got {iterations}")
-    weight = kernels.node_weights(*source.shape[:2], reweighted)
+    weight = kernels.node_weights(source.shape[0], source.shape[1], reweighted)
     workspace: dict[tuple[int, ...], npt.NDArray[np.float32]] = {}
     return [_align(source, t, float(beta), iterations, weight, workspace) for t in targets]
 
@@ -178,7 +178,7 @@ def _energy(source: FloatArray, target: FloatArray, labels: IntArray) -> tuple[f
 
 def _cells(rows: int, columns: int) -> IntArray:
     """(rows, columns, 2) the (row, col) of every cell."""
-    return np.stack(np.indices((rows, columns)), axis=-1)
+    return np.moveaxis(np.indices((rows, columns), np.intp), 0, -1)
 
 
 def _checked(grid: FloatArray, name: str) -> FloatArray:

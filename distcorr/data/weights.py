@@ -1,19 +1,12 @@
-"""Network weights from a file: found, verified and read into named float32 arrays.
-
-Reads ``.npz`` archives and ``.caffemodel`` files. The latter are protocol buffers; the few fields
-needed are read here, so that neither Caffe nor protobuf has to be installed. Field numbers are
-those of Caffe's ``caffe.proto``, for both layouts in circulation: the old one (field ``layers``)
-and the new one (field ``layer``).
-"""
+"""Network weights from a file: found, verified and read into named float32 arrays."""
 
 from __future__ import annotations
 
 import hashlib
 import io
-import math
+import pickle
 import zipfile
 import zlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from distcorr.data.caffemodel import read_caffemodel
 from distcorr.data.storage import Folder
 from distcorr.types import MISSING, DistcorrError, FloatArray
 
@@ -54,13 +48,13 @@ class _Known(NamedTuple):
 
 
 _KNOWN = (
-    _Known(  # sha1 from the readme of Caffe's models/bvlc_reference_caffenet
+    _Known(  # these two sha1 from the readme files beside Caffe's models
         "bvlc_reference_caffenet.caffemodel",
         "4c8d77deb20ea792f84eb5e6d0a11ca0a8660a46",
         "caffenet",
         "BVLC CaffeNet",
     ),
-    _Known(  # sha1 from the readme of Caffe's models/bvlc_alexnet
+    _Known(
         "bvlc_alexnet.caffemodel",
         "9116a64c0fbe4459d18f4bb6b56d647b63920377",
         "alexnet",
@@ -207,10 +201,15 @@ def _guess(file: str, arrays: Arrays) -> str:
 
 # -- its arrays -----------------------------------------------------------------------------
 
+_MALFORMED = (
+    *(ValueError, KeyError, EOFError, OSError, RuntimeError, NotImplementedError),
+    *(zipfile.BadZipFile, zlib.error, pickle.UnpicklingError),
+)
+
 
 def _arrays(file: str, content: bytes) -> Arrays:
     """Float32 arrays by name, finite and at least one."""
-    readers = {".npz": _npz, ".caffemodel": _caffemodel, ".pth": _pth}
+    readers = {".npz": _npz, ".caffemodel": read_caffemodel, ".pth": _pth}
     suffix = Path(file).suffix.lower()
     if suffix not in readers:
         raise DistcorrError(f"Weights are a .npz or .caffemodel file, got {file}")
@@ -224,10 +223,6 @@ def _arrays(file: str, content: bytes) -> Arrays:
         if not np.isfinite(array).all():
             raise _damaged(file, f"{name} holds values that are not finite")
     return arrays
-
-
-_MALFORMED = (ValueError, KeyError, OSError, EOFError, IndexError, RuntimeError)
-_MALFORMED += (NotImplementedError, zipfile.BadZipFile, zlib.error)  # a damaged zip archive
 
 
 def _damaged(file: str, why: str) -> DistcorrError:
@@ -251,35 +246,3 @@ def _pth(content: bytes) -> Arrays:
 
     state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     return {k: v.float().numpy() for k, v in state.items() if v.is_floating_point()}
-
-
-# -- caffemodel: protocol buffers -----------------------------------------------------------
-
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5  # wire types
-_Value = int | memoryview
-
-
-def _caffemodel(content: bytes) -> Arrays:
-    """Blobs by "layer.weight" and "layer.bias", of NetParameter.layers (V1) and .layer."""
-    arrays: Arrays = {}
-    for number, value in _fields(memoryview(content)):
-        if number in (2, 100) and isinstance(value, memoryview):
-            old = number == 2
-            arrays.update(_layer(value, name_field=4 if old else 1, blobs_field=6 if old else 7))
-    return arrays
-
-
-def _layer(message: memoryview, name_field: int, blobs_field: int) -> Iterator[tuple[str, FloatArray]]:
-    fields = list(_fields(message))
-    name = next((bytes(_view(v)).decode() for n, v in fields if n == name_field), "")
-    # V1LayerParameter.type is an enum, INNER_PRODUCT = 14; LayerParameter.type is its name.
-    is_linear = (5, 14) in fields or (2, b"InnerProduct") in fields
-    blobs = [_blob(_view(value)) for number, value in fields if number == blobs_field]
-    for index, blob in enumerate(blobs):
-        if index == 1:
-            yield f"{name}.bias", blob.reshape(-1)  # 1 x 1 x 1 x N in old files
-        elif index == 0:
-            # Old files hold a fully connected matrix as 1 x 1 x OUT x IN.
-            yield f"{name}.weight", blob.reshape(blob.shape[-2:]) if is_linear else blob
-        else:
-            yield f"{name}.blob{index}", blob

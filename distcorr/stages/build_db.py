@@ -30,7 +30,7 @@ from distcorr.data.store import FeatureMeta, FeatureStore, feature_table
 from distcorr.data.weights import Weights, load_weights
 from distcorr.stages.cluster import Outcome, Session, describe, limit_threads
 from distcorr.stages.pipeline import Context, Forecast, Summary, run_shards
-from distcorr.types import PARTIAL, Array, Dataset, DistcorrError, Instance, did_you_mean
+from distcorr.types import PARTIAL, Array, Dataset, DistcorrError, Instance
 
 VERSION = 1
 NAME = "build-db"
@@ -100,13 +100,8 @@ def _prepare(context: Context) -> _Job:
     network = _network(weights, config, context.config.seed)
     conv = network.grid if config.conv == "auto" else config.conv
     vector = network.vector if config.vector == "auto" else config.vector
-    for key, tap in (("conv", conv), ("vector", vector)):
-        if tap not in network.taps:
-            raise DistcorrError(
-                f"{weights.label} has no layer {tap!r} (features.{key})."
-                + did_you_mean(tap, network.taps),
-                f"layers that these weights reach: {', '.join(network.taps)}",
-            )
+    for tap in (conv, vector):
+        network.require(tap)
     dataset = datasets.load(context.config.dataset, context.run.folder, context.config.seed)
     identity = {
         "version": VERSION,

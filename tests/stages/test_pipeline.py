@@ -1,0 +1,278 @@
+"""The whole job on the toy set: the same bytes wherever it runs, and only what is missing."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from distcorr.data.run import Run
+from distcorr.data.store import FeatureStore
+from distcorr.stages.cluster import Session
+from distcorr.stages.pipeline import Context, forecast_stage, run_stage
+from distcorr.types import DistcorrError
+from tests.stages.common import Recorder, assert_same, contents, run_all, toy_config
+
+Settings = Callable[..., list[str]]
+INLINE = "compute.address=inline"
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory, toy_settings: Settings) -> Path:
+    """A finished inline run; copy it before changing it."""
+    folder = tmp_path_factory.mktemp("runs") / "inline"
+    run_all(folder, toy_settings(INLINE))
+    return folder
+
+
+@pytest.fixture
+def copy(finished: Path, tmp_path: Path) -> Path:
+    shutil.copytree(finished, tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+def stage_folder(folder: Path, name: str) -> Path:
+    key = json.loads((folder / "manifest.json").read_text())["stages"][name]["key"]
+    return folder / name / key
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_ray_gives_the_same_bytes_as_inline(
+    finished: Path, tmp_path: Path, toy_settings: Settings, ray_local: None, workers: int
+) -> None:
+    run_all(tmp_path / "ray", toy_settings(f"compute.workers={workers}"))
+    assert_same(finished, tmp_path / "ray")
+
+
+def test_a_second_run_computes_nothing(copy: Path, toy_settings: Settings) -> None:
+    before = contents(copy)
+    summaries = run_all(copy, toy_settings(INLINE))
+    assert [s.computed for s in summaries.values()] == [0, 0, 0]
+    assert contents(copy) == before
+
+
+def test_a_second_run_starts_no_ray(
+    copy: Path, toy_settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Session, "connect", lambda _: pytest.fail("Ray was started"))
+    run_all(copy, toy_settings())
+
+
+@pytest.mark.parametrize("address", ["inline", "local"])
+def test_what_is_lost_is_done_again_and_nothing_else(
+    finished: Path,
+    copy: Path,
+    toy_settings: Settings,
+    ray_local: None,
+    address: str,
+) -> None:
+    features, transfer = stage_folder(copy, "build-db"), stage_folder(copy, "transfer")
+    (features / "shards" / "00002.json").unlink()
+    part = next((features / "grids").rglob("part-00001.parquet"))
+    part.write_bytes(part.read_bytes()[:100])
+    (transfer / "predictions" / "part-00000.parquet").unlink()
+    for marker in copy.rglob("_done.json"):
+        marker.unlink()
+    summaries = run_all(copy, toy_settings(f"compute.address={address}"))
+    assert {n: s.computed for n, s in summaries.items()} == {
+        "build-db": 2,
+        "neighbors": 0,
+        "transfer": 1,
+    }
+    assert_same(finished, copy)
+
+
+def test_another_beta_realigns_and_keeps_the_old_result(
+    finished: Path, copy: Path, toy_settings: Settings
+) -> None:
+    before = contents(copy)
+    summaries = run_all(copy, toy_settings(INLINE, "flow.beta=0.05"))
+    assert [s.computed > 0 for s in summaries.values()] == [False, False, True]
+    after = contents(copy)
+    assert {n: after[n] for n in before if n != "manifest.json"} == {
+        n: before[n] for n in before if n != "manifest.json"
+    }
+    run_all(copy, toy_settings(INLINE))  # and back, at no cost
+    assert contents(copy)["manifest.json"] == before["manifest.json"]
+
+
+def test_other_features_need_a_run_of_their_own(copy: Path, toy_settings: Settings) -> None:
+    before = contents(copy)
+    with pytest.raises(DistcorrError, match=r"other data, weights or features .*features\.conv"):
+        run_all(copy, toy_settings(INLINE, "features.conv=block7"))
+    assert contents(copy) == before
+
+
+def test_a_layer_that_the_network_lacks(tmp_path: Path, toy_settings: Settings) -> None:
+    with pytest.raises(DistcorrError, match="no layer 'conv4'"):
+        run_all(tmp_path, toy_settings(INLINE, "features.conv=conv4"))
+
+
+@pytest.mark.parametrize("stage", ["neighbors", "transfer"])
+def test_a_stage_names_what_it_needs(tmp_path: Path, toy_settings: Settings, stage: str) -> None:
+    with pytest.raises(DistcorrError, match=f"{stage} needs the output of build-db"):
+        run_all(tmp_path / "new", toy_settings(INLINE), [stage])
+    assert not (tmp_path / "new").exists()
+
+
+def test_forecast_counts_and_writes_nothing(
+    copy: Path, tmp_path: Path, toy_settings: Settings
+) -> None:
+    def forecast(folder: Path) -> list[tuple[int | None, int | None]]:
+        config = toy_config(toy_settings(INLINE))
+        with Session(config.compute) as session:
+            context = Context(config, Run(str(folder)), session, Recorder())
+            found = [forecast_stage(n, context) for n in ("build-db", "neighbors", "transfer")]
+        return [(f.shards, f.todo) for f in found]
+
+    (stage_folder(copy, "transfer") / "shards" / "00001.json").unlink()
+    before = contents(copy)
+    assert forecast(copy) == [(8, 0), (3, 0), (6, 1)]
+    assert contents(copy) == before
+
+
+def test_the_store_says_what_it_holds(finished: Path) -> None:
+    stage = Run(str(finished)).current("build-db")
+    assert stage is not None
+    store = FeatureStore(stage)
+    ids, values, meta = store.read(f"grids/{store.conv}", [i.id for i in store.instances])
+    assert ids == [i.id for i in store.instances]
+    assert values.shape == (24, 14, 14, 112)
+    assert np.isfinite(values).all()
+    assert values.std() > 0
+    assert meta.geometry is not None
+    assert meta.geometry.stride == 16
+    assert "EfficientNet" in store.stamp["weights"]
+
+
+def test_neighbours_are_of_the_category_from_training_and_sorted(finished: Path) -> None:
+    stage = Run(str(finished)).current("build-db")
+    assert stage is not None
+    by_id = {i.id: i for i in FeatureStore(stage).instances}
+    files = sorted((stage_folder(finished, "neighbors") / "pairs").iterdir())
+    rows = [row for file in files for row in pq.read_table(file).to_pylist()]
+    assert len(rows) == 3 * 3 * 5  # fewer than 25 in training: all of them
+    for row in rows:
+        target, neighbor = by_id[row["target"]], by_id[row["neighbor"]]
+        assert (target.split, neighbor.split) == ("val", "train")
+        assert target.category == neighbor.category
+        assert target.image != neighbor.image
+    for target_id in {row["target"] for row in rows}:
+        mine = [row for row in rows if row["target"] == target_id]
+        assert [row["rank"] for row in mine] == list(range(5))
+        assert [row["cosine"] for row in mine] == sorted((r["cosine"] for r in mine), reverse=True)
+
+
+def test_flow_beats_copying_and_shuffled_weights(
+    tmp_path: Path, finished: Path, toy_settings: Settings
+) -> None:
+    """The point of it all, on known warps: real features align, the same values permuted do not."""
+    from distcorr.report import tables
+
+    more = ["dataset.toy_train=12", "dataset.toy_val=6"]
+    run_all(tmp_path / "real", toy_settings(INLINE, *more))
+    run_all(tmp_path / "shuffled", toy_settings(INLINE, *more, "features.control=shuffled-weights"))
+
+    def mean(folder: Path, method: str, alpha: float) -> float:
+        rows = tables.build(Run(str(folder))).rows
+        (row,) = (
+            r
+            for r in rows
+            if r["table"] == "table2"
+            and r["category"] == "mean"
+            and method in r["method"]
+            and r["alpha"] == alpha
+        )
+        return float(row["value"])
+
+    for alpha in (0.1, 0.05):
+        assert mean(tmp_path / "real", "flow", alpha) > mean(tmp_path / "real", "NN", alpha) + 5
+        assert (
+            mean(tmp_path / "real", "flow", alpha) > mean(tmp_path / "shuffled", "flow", alpha) + 5
+        )
+    assert "SHUFFLED" in tables.build(Run(str(tmp_path / "shuffled"))).weights
+
+
+# -- broken photographs ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def voc(finished: Path, tmp_path: Path) -> Path:
+    """The toy photographs as somebody's data set in VOC layout."""
+    shutil.copytree(finished / "toy", tmp_path / "voc")
+    (tmp_path / "voc" / "toy.json").unlink()
+    return tmp_path / "voc"
+
+
+def voc_settings(toy_settings: Settings, voc: Path, *more: str) -> list[str]:
+    return toy_settings(INLINE, "dataset.name=voc", f'dataset.root="{voc}"', *more)
+
+
+def test_broken_photographs_cost_their_instances_only_and_can_be_mended(
+    voc: Path, tmp_path: Path, toy_settings: Settings
+) -> None:
+    settings = voc_settings(toy_settings, voc)
+    run_all(tmp_path / "whole", settings)
+    photographs = sorted((voc / "VOCdevkit/VOC2011/JPEGImages").glob("*.jpg"))
+    cut, gone = photographs[0], photographs[-1]
+    kept = {path: path.read_bytes() for path in (cut, gone)}
+    cut.write_bytes(kept[cut][: len(kept[cut]) // 2])
+    gone.unlink()
+    folder = tmp_path / "run"
+    config = toy_config(settings)
+    recorder = Recorder()
+    with Session(config.compute) as session:
+        run_stage("build-db", Context(config, Run(str(folder)), session, recorder))
+    dead = pq.read_table(next(folder.rglob("dead_letters.parquet"))).to_pylist()
+    assert {Path(row["file"]).name for row in dead} == {cut.name, gone.name}
+    assert any(cut.name in w or gone.name in w for w in recorder.warnings)
+    run_all(folder, settings)
+    stage = Run(str(folder)).current("build-db")
+    assert stage is not None
+    assert FeatureStore(stage).dead == {row["id"] for row in dead}
+    for path, content in kept.items():
+        path.write_bytes(content)
+    again = run_all(folder, settings)
+    assert 1 <= again["build-db"].computed <= 2
+    mended, whole = contents(folder), contents(tmp_path / "whole")
+    assert all(mended[name] == whole[name] for name in whole)
+
+
+def test_too_many_broken_photographs_end_the_stage(
+    voc: Path, tmp_path: Path, toy_settings: Settings
+) -> None:
+    for path in sorted((voc / "VOCdevkit/VOC2011/JPEGImages").glob("*.jpg"))[::2]:
+        path.write_bytes(b"not a photograph")
+    with pytest.raises(DistcorrError, match="too many for the numbers to mean anything") as caught:
+        run_all(tmp_path / "run", voc_settings(toy_settings, voc))
+    assert caught.value.exit_code == 4
+
+
+# -- faults ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("address", ["inline", "local"])
+def test_a_shard_that_fails_is_reported_and_tried_again(
+    finished: Path, tmp_path: Path, toy_settings: Settings, ray_local: None, address: str
+) -> None:
+    """A folder in the way of one part: the others are done, and a second run does the rest."""
+    folder = tmp_path / "run"
+    settings = toy_settings(f"compute.address={address}")
+    run_all(folder, settings, ["build-db", "neighbors"])
+    key = stage_folder(finished, "transfer").name
+    obstacle = folder / "transfer" / key / "pairs" / "part-00002.parquet"
+    (obstacle / "x").mkdir(parents=True)
+    with pytest.raises(DistcorrError, match="1 of 6 shards of transfer failed: Cannot write") as e:
+        run_all(folder, settings, ["transfer"])
+    assert e.value.exit_code == 4
+    log = next((folder / "logs").glob("transfer-*.jsonl")).read_text().splitlines()
+    assert sum(bool(json.loads(line)["error"]) for line in log) == 1
+    (obstacle / "x").rmdir()
+    obstacle.rmdir()
+    assert run_all(folder, settings, ["transfer"])["transfer"].computed == 1
+    assert_same(finished, folder)
