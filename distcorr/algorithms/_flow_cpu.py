@@ -56,8 +56,9 @@ def node_weights(rows: int, columns: int, reweighted: bool) -> Array:
     y, x = np.ogrid[:rows, :columns]
     before = (y > 0).astype(int) + (x > 0)
     after = (y + 1 < rows).astype(int) + (x + 1 < columns)
-    share: Array = 1 / np.maximum(1, np.maximum(before, after)) if reweighted else np.ones(y.shape)
-    return share.astype(np.float32)
+    most = np.maximum(before, after) if reweighted else np.ones((rows, columns))
+    share: Array = (1 / np.maximum(1, most)).astype(np.float32)
+    return share
 
 
 @njit(cache=True, fastmath=FAST, error_model="numpy")
@@ -85,7 +86,10 @@ def min_plus(table: Array, rows: Array, out: Array) -> None:
 
 @njit(cache=True, fastmath=FAST, error_model="numpy")
 def send(belief: Array, down: Array, across: Array, between: Array, out: Array) -> None:
-    """One message: the distance transform of ``belief`` (h', w'), rows first, into ``out``."""
+    """One message: the distance transform of ``belief`` (h', w'), along columns, then rows.
+
+    ``down`` is the (out, in) table of the step in y, ``across`` the (in, out) table of that in x.
+    """
     height = between.shape[0]
     min_plus(down[:height], belief, between)
     min_plus(between, across, out[:height])

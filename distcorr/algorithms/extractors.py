@@ -64,8 +64,8 @@ class Backbone:
     def __init__(self, name: str, weights: Arrays, device: str = "cpu") -> None:
         """Errors as ``build``."""
         self._spec = spec_of(name)
-        self._net = self._spec.make(weights)
         self._device = _available(device)
+        self._net = self._spec.make(weights)
         self._net.to(device)
         self.name = name
         self.input_size = self._spec.input_size
@@ -259,7 +259,8 @@ def _to_numpy(y: Tensor) -> FloatArray:
 
 
 def _available(device: str) -> str:
-    if device.startswith("cuda") and not torch.cuda.is_available():
+    kind = device.partition(":")[0]
+    if kind not in ("cpu", "cuda") or (kind == "cuda" and not torch.cuda.is_available()):
         raise DistcorrError(f"The device {device!r} is not there", "use the device cpu")
     return device
 

@@ -141,7 +141,7 @@ def _align(
     message = workspace[shape]
     message.fill(0)
     down = kernels.shifted_quadratics(height, beta)
-    across = kernels.shifted_quadratics(width, beta)
+    across = kernels.shifted_quadratics(width, beta).transpose(0, 2, 1).copy()
     labels = kernels.solve(
         cost, message, down, across, weight, beta, still, height, width, iterations
     )

@@ -52,7 +52,8 @@ def cosine_topk(
         raise ValueError("base and queries must be finite, got NaN or infinity")
     if exclude is not None and len(exclude) != len(queries):
         raise ValueError(f"exclude must name {len(queries)} queries, got {len(exclude)}")
-    banned = [np.unique(np.asarray(e, np.intp)) for e in exclude or [[]] * len(queries)]
+    nothing: list[Indices] = [np.zeros(0, np.intp)] * len(queries)
+    banned = [np.unique(np.asarray(e, np.intp)) for e in (nothing if exclude is None else exclude)]
     if any(len(e) and (e[0] < 0 or e[-1] >= len(base)) for e in banned):
         raise ValueError(f"exclude must hold rows of base, 0 to {len(base) - 1}")
     return _topk(base, queries, k, banned)
@@ -73,10 +74,10 @@ def _topk(
     fetch = k + max(map(len, banned), default=0) + SPARE
     while len(pending):
         fetch = min(fetch, len(solid))
+        proposed = np.empty((len(pending), 0), np.float32)
+        rows = np.empty((len(pending), 0), np.intp)
         if fetch:
             proposed, rows = index.search(unit[pending], fetch)
-        else:
-            proposed, rows = np.empty((len(pending), 0)), np.empty((len(pending), 0), np.intp)
         unsure = []
         for query, row, score in zip(pending, rows, proposed, strict=True):
             found = np.setdiff1d(solid[row], banned[query])  # ascending: ties go to the lower index
@@ -98,7 +99,8 @@ def _topk(
 
 
 def _norm(rows: FloatArray) -> npt.NDArray[np.float64]:
-    return np.sqrt(np.einsum("nd,nd->n", rows, rows, dtype=np.float64))
+    norm: npt.NDArray[np.float64] = np.sqrt(np.einsum("nd,nd->n", rows, rows, dtype=np.float64))
+    return norm
 
 
 def _unit(rows: FloatArray, norm: npt.NDArray[np.float64]) -> FloatArray:

@@ -130,7 +130,7 @@ def local_response_norm(x: Tensor) -> Tensor:
     for shift in (1, 2):
         scale[:, shift:] += squares[:, :-shift]
         scale[:, :-shift] += squares[:, shift:]
-    root = (1 + 1e-4 / 5 * scale).rsqrt()
+    root = scale.mul_(1e-4 / 5).add_(1).rsqrt_()
     return x * (root * root.sqrt())  # s^-1/2 * s^-1/4: two square roots are cheaper than a power
 
 

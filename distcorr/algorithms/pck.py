@@ -48,35 +48,28 @@ def counts(
         ValueError: lengths disagree, an index is out of range, a distance is NaN or negative, a
             scale or an alpha is negative or not finite.
     """
-    distance, scale = np.asarray(distance, np.float64), np.asarray(scale, np.float64)
+    gap, size = np.asarray(distance, np.float64), np.asarray(scale, np.float64)
     keypoint, photograph = np.asarray(keypoint, np.intp), np.asarray(photograph, np.intp)
     tolerance = np.asarray(alphas, np.float64)
-    shapes = [a.shape for a in (distance, scale, keypoint, photograph)]
-    if distance.ndim != 1 or len(set(shapes)) != 1:
+    shapes = [a.shape for a in (gap, size, keypoint, photograph)]
+    if gap.ndim != 1 or len(set(shapes)) != 1:
         raise ValueError(f"distance, scale, keypoint, photograph must be (n,), got {shapes}")
     if n_photographs is None:
         n_photographs = int(photograph.max(initial=-1)) + 1
-    for name, index, size in (
+    for name, index, end in (
         ("keypoint", keypoint, n_keypoints),
         ("photograph", photograph, n_photographs),
     ):
-        if len(index) and not (0 <= index.min() and index.max() < size):
+        if len(index) and not (0 <= index.min() and index.max() < end):
             found = f"{index.min()} to {index.max()}"
-            raise ValueError(f"{name} must lie in 0 to {size - 1}, got {found}")
-    if not (distance >= 0).all():
+            raise ValueError(f"{name} must lie in 0 to {end - 1}, got {found}")
+    if not (gap >= 0).all():
         raise ValueError("distance must be at least 0 (inf where missing), got NaN or less")
-    for name, values in (("scale", scale), ("alphas", tolerance)):
+    for name, values in (("scale", size), ("alphas", tolerance)):
         if not (np.isfinite(values).all() and (values >= 0).all()):
             raise ValueError(f"{name} must be finite and at least 0, got {values}")
-    return _counts(
-        distance,
-        scale,
-        photograph * n_keypoints + keypoint,
-        tolerance,
-        n_photographs,
-        n_keypoints,
-        le,
-    )
+    bin_of = photograph * n_keypoints + keypoint
+    return _counts(gap, size, bin_of, tolerance, n_photographs, n_keypoints, le)
 
 
 def pck(correct: Counts, total: Counts) -> Floats:

@@ -62,9 +62,8 @@ def carry(points: npt.ArrayLike, displacement: Displacement, geometry: Geometry)
     given = np.isfinite(points).all(axis=1)
     if given.any():
         w = upsample(displacement, geometry)
-        carried[given] = _nearest(
-            _landing(w[..., 0], axis=1), _landing(w[..., 1], 0), points[given]
-        )
+        landing_x, landing_y = _landing(w[..., 0], axis=1), _landing(w[..., 1], axis=0)
+        carried[given] = _nearest(landing_x, landing_y, points[given])
     return carried
 
 

@@ -74,7 +74,7 @@ def _blob(message: memoryview) -> FloatArray:
     else:
         values = np.frombuffer(data, "<f4")
     shape = list(legacy.values()) if shape is None else shape
-    if math.prod(shape) != values.size:
+    if math.prod(shape) != values.size or not values.size:
         raise ValueError(f"a blob of shape {shape} holds {values.size} numbers")
     return values.reshape(shape)
 

@@ -154,8 +154,9 @@ def _read(folder: Folder, file: str) -> bytes:
     try:
         return folder.read(file)
     except OSError as error:  # not there, a folder, or not ours to read
+        why = "there is no such file" if isinstance(error, FileNotFoundError) else str(error)
         raise DistcorrError(
-            f"Cannot read the weights {folder}/{file}: {error.strerror or 'no such file'}",
+            f"Cannot read the weights {str(folder).rstrip('/')}/{file}: {why}",
             "give the path of a .npz or .caffemodel file as --weights",
             MISSING,
         ) from error

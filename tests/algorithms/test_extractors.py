@@ -1,8 +1,6 @@
 """Backbones: preprocessing, taps and defaults."""
 
-import os
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -28,22 +26,13 @@ def _one_thread():
 
 
 @pytest.fixture(scope="module")
-def data():
-    if "DISTCORR_DATA" in os.environ:
-        return Path(os.environ["DISTCORR_DATA"])
-    if "CI" in os.environ:
-        pytest.fail("DISTCORR_DATA is not set")
-    pytest.skip("DISTCORR_DATA is not set")
+def alexnet(photos):
+    return build("alexnet", load_weights(str(photos / "weights/bvlc_alexnet_conv1-5.npz")).arrays)
 
 
 @pytest.fixture(scope="module")
-def alexnet(data):
-    return build("alexnet", load_weights(str(data / "weights/bvlc_alexnet_conv1-5.npz")).arrays)
-
-
-@pytest.fixture(scope="module")
-def squeezenet(data):
-    return build("squeezenet", load_weights(str(data / "weights/squeezenet_v1.0.npz")).arrays)
+def squeezenet(photos):
+    return build("squeezenet", load_weights(str(photos / "weights/squeezenet_v1.0.npz")).arrays)
 
 
 @pytest.fixture(scope="module")
@@ -148,6 +137,11 @@ def test_a_missing_gpu_is_said():
         build("caffenet", {}, "cuda")
 
 
+def test_an_unknown_device_is_refused():
+    with pytest.raises(DistcorrError, match="'gpu' is not there"):
+        build("caffenet", {}, "gpu")
+
+
 def test_shuffled_keeps_the_values_and_loses_their_order():
     random = np.random.default_rng(3)
     weights = {"a": random.normal(size=(7, 5, 3)), "b": random.normal(size=11)}
@@ -195,9 +189,9 @@ def test_efficientnet_takes_one_size(efficientnet):
 
 def test_efficientnet_with_other_weights_is_refused():
     arrays = {"conv1.weight": np.zeros((96, 3, 11, 11), np.float32)}
-    with pytest.raises(DistcorrError, match="wrong network: there is no conv1.weight"):
+    with pytest.raises(DistcorrError, match=r"wrong network: there is no conv1.weight"):
         build("efficientnet-lite0", arrays)
-    with pytest.raises(DistcorrError, match="efficientnet-lite0 lack _conv_stem.weight"):
+    with pytest.raises(DistcorrError, match=r"efficientnet-lite0 lack _conv_stem.weight"):
         build("efficientnet-lite0", {})
 
 
@@ -222,8 +216,8 @@ def test_alexnet_with_five_layers(alexnet):
 
 
 @pytest.mark.photos
-def test_caffenet_with_two_layers(data):
-    weights = load_weights(str(data / "weights/caffenet_conv1-2.npz"))
+def test_caffenet_with_two_layers(photos):
+    weights = load_weights(str(photos / "weights/caffenet_conv1-2.npz"))
     assert build(weights.network, weights.arrays).taps[-1] == "norm2"
 
 
@@ -248,8 +242,8 @@ def test_a_batch_is_its_images_and_repeats_exactly(name, request):
         assert np.abs(batch[tap] - singles).max() <= 1e-4 * np.abs(singles).max()
 
 
-def photographs(data, category, size, count):
-    voc = data / "data/voc-photos/VOCdevkit/VOC2011"
+def photographs(root, category, size, count):
+    voc = root / "data/voc-photos/VOCdevkit/VOC2011"
     rows = (voc / f"ImageSets/Main/{category}_val.txt").read_text().split("\n")
     ids = [row.split()[0] for row in rows if row.split()[1:] == ["1"]][:count]
     images = []
@@ -262,11 +256,11 @@ def photographs(data, category, size, count):
 
 @pytest.mark.photos
 @pytest.mark.parametrize("name", ["squeezenet", "efficientnet"])
-def test_classifies_photographs_and_does_worse_with_red_and_blue_swapped(name, data, request):
+def test_classifies_photographs_and_does_worse_with_red_and_blue_swapped(name, photos, request):
     backbone = request.getfixturevalue(name)
     right, swapped, total = 0, 0, 0
     for category, classes in (("bird", BIRDS), ("car", CARS), ("bottle", BOTTLES)):
-        images = photographs(data, category, backbone.input_size, 10)
+        images = photographs(photos, category, backbone.input_size, 10)
         for seen in (images, images[..., ::-1]):
             scores = (
                 backbone(seen, ["conv_final"])["conv_final"].mean(axis=(1, 2))

@@ -68,7 +68,7 @@ def test_pooling_rounds_up_and_convolution_down():
 
 
 def test_the_last_pooling_window_starts_inside_the_image():
-    # Rounding up alone gives ceil((4 + 2 - 2) / 3) + 1 = 3; the third window would start at pixel 5.
+    # Rounding up alone gives ceil((4 + 2 - 2) / 3) + 1 = 3, and the third starts at pixel 5.
     assert chain([(2, 3, 1, True)], 4).cells == 2
 
 

@@ -1,8 +1,6 @@
 """The networks: Table 1, Caffe's own activations, and what happens with the wrong weights."""
 
-import os
 import pickle
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -30,15 +28,6 @@ def _one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def weights_folder():
-    if "DISTCORR_DATA" in os.environ:
-        return Path(os.environ["DISTCORR_DATA"]) / "weights"
-    if "CI" in os.environ:
-        pytest.fail("DISTCORR_DATA is not set")
-    pytest.skip("DISTCORR_DATA is not set")
 
 
 def arrays_of(layers, input_size=227, value=None, seed=0):
@@ -209,16 +198,16 @@ def run_like_caffe(folder, layers):
 
 
 @pytest.mark.photos
-def test_caffenet_gives_caffes_activations(weights_folder):
-    found, stored = run_like_caffe(weights_folder, CAFFENET)
+def test_caffenet_gives_caffes_activations(photos):
+    found, stored = run_like_caffe(photos / "weights", CAFFENET)
     assert list(found) == ["conv1", "pool1", "norm1", "conv2", "pool2", "norm2"]
     for tap, values in found.items():
         np.testing.assert_allclose(values, stored[tap], rtol=1e-5, atol=5e-3, err_msg=tap)
 
 
 @pytest.mark.photos
-def test_alexnets_order_does_not_give_caffes_activations(weights_folder):
-    found, stored = run_like_caffe(weights_folder, ALEXNET)
+def test_alexnets_order_does_not_give_caffes_activations(photos):
+    found, stored = run_like_caffe(photos / "weights", ALEXNET)
     np.testing.assert_allclose(found["conv1"], stored["conv1"], atol=5e-3)
     assert found["conv2"].shape == stored["conv2"].shape
     assert np.abs(found["conv2"] - stored["conv2"]).max() > 1
