@@ -53,7 +53,8 @@ app = typer.Typer(
 )
 
 RunOption = Annotated[
-    str, typer.Option("--run", "-r", metavar="DIR|URI", help="Run folder [default: runs/PRESET].")
+    str,
+    typer.Option("--run", "-r", metavar="DIR|URI", help="Run folder; runs/PRESET if not given."),
 ]
 PresetOption = Annotated[
     str,

@@ -94,6 +94,7 @@ class FlowConfig:
     beta: float = setting(3e-3, "sec. 3, 'from validation experiments', for every feature")
     feature_norm: str = setting("unit", "unit or raw; not in the paper, measured to matter")
     iterations: int = setting(5, "rounds of belief propagation; not in the paper")
+    reweighted: bool = setting(True, "tree-reweighted messages, lower energies; sec. 3: false")
     order: str = setting("deformation", "sec. 3: deformation; or data, total, similarity")
     keep: int = setting(5, "sec. 3: median of the top five aligned keypoints")
     strict: bool = setting(False, "look at the first `keep` neighbours only; not in the paper")

@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
@@ -112,25 +113,30 @@ class Terminal:
 
 
 def print_report(report: Report) -> None:
-    """Every table: methods by category at the first alpha, means at all of them."""
+    """Every table: a row per category, then the mean with its interval; the rest is in --json."""
     out = Console(highlight=False)
     for name in report.tables:
         rows = [row for row in report.rows if row["table"] == name]
-        alphas = list(dict.fromkeys(row["alpha"] for row in rows))
-        categories = list(dict.fromkeys(row["category"] for row in rows))
         title = f"{name}: PCK in per cent" + (" points" if name.endswith("gain") else "")
-        table = Table(title=title, title_justify="left", title_style="bold")
-        table.add_column("category")
-        for method in dict.fromkeys(row["method"] for row in rows):
-            for alpha in alphas:
-                table.add_column(f"{method}\n@{alpha:g}", justify="right")
-        table.add_column("points", justify="right")
-        for category in categories:
+        table = Table(
+            title=title,
+            title_justify="left",
+            title_style="bold",
+            box=box.SIMPLE_HEAD,
+            pad_edge=False,
+        )
+        table.add_column("category", no_wrap=True)
+        for row in rows:
+            if row["category"] == "mean":
+                heading = f"{row['method']}\n@{row['alpha']:g}"
+                table.add_column(heading, justify="right", min_width=8)
+        table.add_column("points", justify="right", no_wrap=True)
+        for category in dict.fromkeys(row["category"] for row in rows):
             mine = [row for row in rows if row["category"] == category]
-            cells = [f"{r['value']:.1f}\n[{r['low']:.1f}, {r['high']:.1f}]" for r in mine]
-            cells = [cell.replace("[", r"\[") for cell in cells]
-            style = "bold" if category == "mean" else ""
-            table.add_row(category, *cells, str(mine[0]["n"]), style=style)
+            cells = [f"{row['value']:.1f}" for row in mine]
+            table.add_row(category, *cells, str(mine[0]["n"]))
+            if category == "mean":
+                table.add_row("  95 %", *(f"{r['low']:.1f} … {r['high']:.1f}" for r in mine), "")
         out.print(table)
     out.print(f"weights: {_plain(report.weights)}\ndata:    {_plain(report.data)}", soft_wrap=True)
     for note in report.notes:

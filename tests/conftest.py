@@ -31,12 +31,12 @@ def photos() -> Path:
 
 @pytest.fixture(scope="session")
 def ray_local() -> Iterator[None]:
-    """One Ray for all tests of this process; sessions join it. More CPUs than the machine has."""
+    """One Ray for all tests of this process; sessions join it."""
     import ray
 
     ray.init(
         address="local",
-        num_cpus=4,
+        num_cpus=2,
         include_dashboard=False,
         logging_level="ERROR",
         log_to_driver=False,

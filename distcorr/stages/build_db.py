@@ -11,6 +11,7 @@ import functools
 import json
 import time
 import traceback
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -300,17 +301,20 @@ def _work_on_ray(
     rows = [
         pa.table({"index": [s.index], "inputs": [s.inputs], "items": [list(s.items)]}) for s in todo
     ]
-    results = ray.data.from_arrow(rows).map_batches(
-        _Actor,
-        batch_size=1,
-        num_cpus=pool.cpus,
-        num_gpus=pool.gpus,
-        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=pool.actors),
-        fn_constructor_args=(arguments, session.put(weights)),
-        # Ray's default is to replace a process that dies for ever.
-        max_restarts=session.compute.retries,
-        max_task_retries=session.compute.retries,
-    )
+    with warnings.catch_warnings():
+        # Bounding the replacements of a process that dies has no other way yet; Ray's default is
+        # to replace it for ever. The two arguments go in Ray 2.64, which pyproject.toml excludes.
+        warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
+        results = ray.data.from_arrow(rows).map_batches(
+            _Actor,
+            batch_size=1,
+            num_cpus=pool.cpus,
+            num_gpus=pool.gpus,
+            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=pool.actors),
+            fn_constructor_args=(arguments, session.put(weights)),
+            max_restarts=session.compute.retries,
+            max_task_retries=session.compute.retries,
+        )
     shards = {shard.index: shard for shard in todo}
     try:
         for row in results.iter_rows():

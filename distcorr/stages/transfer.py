@@ -7,8 +7,9 @@ them needs no new alignment) and the predictions that PCK is computed from.
 
 from __future__ import annotations
 
+import functools
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,7 +32,7 @@ from distcorr.stages.pipeline import (
     run_shards,
     stage_key,
 )
-from distcorr.types import Geometry, Instance
+from distcorr.types import FloatArray, Geometry, Instance
 
 VERSION = 1
 NAME = "transfer"
@@ -161,11 +162,17 @@ def transfer_shard(
 ) -> dict[str, int]:
     """Align the shard's targets with their neighbours; write pairs, predictions and marker."""
     pairs = _Pairs()
+
+    @functools.cache  # the targets of a shard share many neighbours
+    def grid(instance: str) -> FloatArray:
+        values = category.grids[category.rows[instance]]
+        return unit_norm(values) if config.feature_norm == "unit" else values.astype(np.float32)
+
     predictions: dict[str, list[Any]] = {name: [] for name in PREDICTIONS.names}
     for target in shard.items:
         instance = category.instances[target]
         found = neighbors[target]
-        flowed, copied, orders = _align_target(category, instance, found, config, pairs)
+        flowed, copied, orders = _align_target(category, instance, found, grid, config, pairs)
         shown = np.array([category.instances[n].visible for n, _ in found], bool)
         shown = shown.reshape(len(found), len(category.keypoint_names))
         rank = np.arange(len(found))
@@ -189,20 +196,25 @@ def _align_target(
     category: _Category,
     instance: Instance,
     found: list[tuple[str, float]],
+    grid: Callable[[str], FloatArray],
     config: FlowConfig,
     pairs: _Pairs,
 ) -> tuple[Any, Any, Any]:
     """(N, K, 2) keypoints carried by flow and by copying, px in the photograph; (N,) order."""
     geometry, side = category.geometry, category.geometry.input_size
-    normalise = unit_norm if config.feature_norm == "unit" else _as_float32
-    source = normalise(category.grids[category.rows[instance.id]])
+    source = grid(instance.id)
     shape = (len(found), len(category.keypoint_names), 2)
     flowed, copied = np.full(shape, np.nan), np.full(shape, np.nan)
     energies = np.zeros((len(found), 2))
     for i, (neighbor, cosine) in enumerate(found):
         other = category.instances[neighbor]
-        target = normalise(category.grids[category.rows[neighbor]])
-        flow = align(source, target, config.beta, iterations=config.iterations)
+        flow = align(
+            source,
+            grid(neighbor),
+            config.beta,
+            iterations=config.iterations,
+            reweighted=config.reweighted,
+        )
         keypoints = to_square(other.keypoints, other.box, side)
         carried = carry(keypoints, flow.displacement, geometry)
         flowed[i] = from_square(carried, instance.box, side)
@@ -227,10 +239,6 @@ def _align_target(
         "similarity": np.zeros(len(found)),  # all equal: the rank decides
     }[config.order]
     return flowed, copied, order_by(key, np.arange(len(found)))
-
-
-def _as_float32(values: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-    return values.astype(np.float32)
 
 
 def _append_predictions(

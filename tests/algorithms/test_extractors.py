@@ -102,6 +102,10 @@ def test_a_fully_connected_layer_needs_its_own_size(monkeypatch):
         backbone.geometry("fc7")
 
 
+def test_an_empty_batch_gives_empty_features():
+    assert first_layers()(noise(0, 227), ["norm1"])["norm1"].shape == (0, 27, 27, 96)
+
+
 def test_read_only_images_are_welcome():
     images = noise(1, 227)
     images.flags.writeable = False
@@ -109,7 +113,7 @@ def test_read_only_images_are_welcome():
 
 
 def test_unknown_network_has_a_suggestion():
-    with pytest.raises(DistcorrError, match="did you mean caffenet"):
+    with pytest.raises(DistcorrError, match="Did you mean 'caffenet'"):
         build("cafenet", {})
 
 

@@ -57,29 +57,14 @@ def exhaustive(source, target, beta):
     data = np.array(
         [[np.linalg.norm(source[p].astype(float) - target[t]) for t in cells] for p in nodes]
     )
-    best = np.inf
-    edges = [
-        (i, j)
-        for (i, p), (j, q) in itertools.combinations(enumerate(nodes), 2)
-        if abs(p[0] - q[0]) + abs(p[1] - q[1]) == 1
-    ]
-    pair = {
-        (i, j): np.array(
-            [
-                [
-                    beta * sum(((t[a] - nodes[i][a]) - (u[a] - nodes[j][a])) ** 2 for a in (0, 1))
-                    for u in cells
-                ]
-                for t in cells
-            ]
-        )
-        for i, j in edges
-    }
-    for labels in itertools.product(range(len(cells)), repeat=len(nodes)):
-        value = sum(data[i, t] for i, t in enumerate(labels))
-        value += sum(cost[labels[i], labels[j]] for (i, j), cost in pair.items())
-        best = min(best, value)
-    return best
+    labels = np.array(list(itertools.product(range(len(cells)), repeat=len(nodes))))
+    values = data[np.arange(len(nodes)), labels].sum(axis=1)
+    for (i, p), (j, q) in itertools.combinations(enumerate(nodes), 2):
+        if abs(p[0] - q[0]) + abs(p[1] - q[1]) == 1:
+            w, v = np.array(cells) - p, np.array(cells) - q
+            deformation = ((w[:, None] - v[None]) ** 2).sum(-1)
+            values += beta * deformation[labels[:, i], labels[:, j]]
+    return values.min()
 
 
 def viterbi(source, target, beta):
@@ -111,7 +96,7 @@ def test_a_message_is_the_brute_force_minimum(seed, height, width, step):
     kernels.send(
         belief,
         kernels.shifted_quadratics(height, beta)[dy + 1],
-        kernels.shifted_quadratics(width, beta)[dx + 1],
+        kernels.shifted_quadratics(width, beta)[dx + 1].T.copy(),
         np.empty((height, shape[1]), np.float32),
         out,
     )

@@ -125,7 +125,7 @@ def test_a_network_that_cannot_be_told_must_be_named(file, tmp_path):
 
 
 def test_an_unknown_network_has_a_suggestion(tmp_path):
-    with pytest.raises(DistcorrError, match="did you mean alexnet"):
+    with pytest.raises(DistcorrError, match="Did you mean 'alexnet'"):
         load_weights(npz(tmp_path / "mine.npz", a=CONV), "alexnt")
 
 

@@ -1,0 +1,221 @@
+"""The command line as a user meets it: help, exit codes, JSON, and wrong input of every kind."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+Settings = Callable[..., list[str]]
+GOLDEN = Path(__file__).parent / "golden"
+COMMANDS = ("", "run", "build-db", "neighbors", "transfer", "status", "report", "config")
+
+
+def distcorr(*arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"COLUMNS": "100", "NO_COLOR": "1", "TERM": "dumb"}
+    return subprocess.run(
+        [sys.executable, "-m", "distcorr", *arguments],
+        capture_output=True,
+        text=True,
+        env=environment | options.pop("env", {}),  # type: ignore[operator]
+        **options,  # type: ignore[call-overload]
+    )
+
+
+def sets(settings: list[str]) -> list[str]:
+    return [word for setting in settings for word in ("--set", setting)]
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory: pytest.TempPathFactory, toy_settings: Settings) -> Path:
+    """A finished toy run, made by the command."""
+    folder = tmp_path_factory.mktemp("cli") / "toy"
+    done = distcorr("run", "-r", str(folder), "--address", "inline", *sets(toy_settings()))
+    assert done.returncode == 0, done.stderr
+    assert "block10 flow" in done.stdout
+    assert "Traceback" not in done.stderr
+    return folder
+
+
+def test_run_leaves_a_report(toy: Path) -> None:
+    assert {p.name for p in (toy / "report").iterdir()} >= {
+        "tables.json",
+        "table2.csv",
+        "figure3.png",
+    }
+    picture = np.asarray(Image.open(toy / "report" / "figure3.png").convert("L"))
+    assert picture.std() > 30  # something is drawn
+
+
+def test_report_as_json_and_csv(toy: Path, tmp_path: Path) -> None:
+    done = distcorr("report", "-r", str(toy), "--json", "--csv", str(tmp_path / "csv"))
+    assert done.returncode == 0
+    parsed = json.loads(done.stdout)
+    assert parsed == json.loads((toy / "report" / "tables.json").read_text())
+    assert {"rows", "weights", "data", "notes"} == set(parsed)
+    assert {"table", "method", "category", "alpha", "value", "low", "high", "n"} == set(
+        parsed["rows"][0]
+    )
+    assert (tmp_path / "csv" / "table2.csv").read_bytes() == (
+        toy / "report" / "table2.csv"
+    ).read_bytes()
+
+
+def test_status(toy: Path) -> None:
+    done = distcorr("status", "-r", str(toy), "--json")
+    assert [(row["stage"], row["finished"]) for row in json.loads(done.stdout)] == [
+        ("build-db", True),
+        ("neighbors", True),
+        ("transfer", True),
+    ]
+    assert "8/8 shards" in distcorr("status", "-r", str(toy)).stdout
+
+
+def test_a_run_repeats_itself_from_its_own_settings(toy: Path) -> None:
+    done = distcorr("transfer", "-r", str(toy), "--address", "inline", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)[0]["computed"] == 0
+
+
+def test_dry_run_writes_nothing(toy: Path, tmp_path: Path, toy_settings: Settings) -> None:
+    files = {p: p.stat().st_mtime_ns for p in toy.rglob("*")}
+    done = distcorr("run", "-r", str(toy), "-n", "--set", "flow.beta=0.01")
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"build-db +0 of 8 shards to do", done.stdout)
+    assert re.search(r"transfer +6 of 6 shards to do", done.stdout)
+    assert {p: p.stat().st_mtime_ns for p in toy.rglob("*")} == files
+
+
+def test_config_shows_values_and_sources() -> None:
+    done = distcorr("config", "-p", "paper", "--set", "flow.beta=0.01")
+    assert re.search(r"beta = 0\.01 +# sec\. 3", done.stdout)
+    assert json.loads(distcorr("config", "--json").stdout)["preset"] == "smoke"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_is_as_agreed(command: str, request: pytest.FixtureRequest) -> None:
+    """The set of options is frozen; write the file anew where a change is meant (delete it)."""
+    done = distcorr(*command.split(), "--help")
+    assert done.returncode == 0
+    text = "\n".join(line.rstrip() for line in done.stdout.splitlines()).strip() + "\n"
+    golden = GOLDEN / f"help-{command or 'distcorr'}.txt"
+    if not golden.exists():
+        golden.parent.mkdir(exist_ok=True)
+        golden.write_text(text)
+        pytest.fail(f"{golden} did not exist and was written: read it, then run again")
+    assert text == golden.read_text()
+
+
+# -- wrong input -------------------------------------------------------------------------------
+
+
+def refused(code: int, *words: str, arguments: list[str], **options: object) -> str:
+    done = distcorr(*arguments, **options)
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr, done.stderr
+    for word in words:
+        assert word in done.stderr, done.stderr
+    return done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["biuld-db"], 2, ["Did you mean 'build-db'"]),
+        (["run", "-p", "papr"], 2, ["Did you mean 'paper'", "hint:"]),
+        (["run", "-p", "nowhere.toml"], 2, ["no configuration file nowhere.toml"]),
+        (["run", "--set", "flow.bta=1"], 2, ["Did you mean 'flow.beta'"]),
+        (["run", "--limit", "some"], 2, ["--limit"]),
+        (["status", "-r", "nowhere"], 2, ["no run in", "nowhere"]),
+        (["report", "-r", "nowhere"], 2, ["no run in"]),
+        (["transfer", "-r", "nowhere"], 2, ["needs the output of build-db", "distcorr build-db"]),
+        (["run", "-p", "paper", "--data", "x"], 3, ["weights"]),
+    ],
+)
+def test_wrong_words(tmp_path: Path, arguments: list[str], code: int, words: list[str]) -> None:
+    refused(code, *words, arguments=arguments, cwd=tmp_path)
+
+
+@pytest.fixture
+def voc(toy: Path, tmp_path: Path) -> Path:
+    shutil.copytree(toy / "toy", tmp_path / "voc")
+    return tmp_path / "voc"
+
+
+def lite(voc: Path, tmp_path: Path, *more: str) -> list[str]:
+    network = ["--set", "features.network=efficientnet-lite0"]
+    where = ["--data", str(voc), "-r", str(tmp_path / "run"), "--address", "inline"]
+    return ["build-db", "-p", "paper", *where, *network, *more]
+
+
+def test_missing_folder(tmp_path: Path) -> None:
+    refused(3, "nowhere", arguments=lite(tmp_path / "nowhere", tmp_path))
+
+
+def test_unknown_category(voc: Path, tmp_path: Path) -> None:
+    refused(2, "Did you mean 'fish'", arguments=lite(voc, tmp_path, "-c", "fihs"))
+
+
+def test_unwritable_run_folder(voc: Path, tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("a file is in the way")
+    refused(2, "Cannot write", arguments=lite(voc, tmp_path))
+
+
+def test_relative_run_folder_in_a_ray_job(tmp_path: Path) -> None:
+    environment = {"RAY_JOB_CONFIG_JSON_ENV_VAR": "{}"}
+    refused(2, "would vanish", "s3://", arguments=["run"], env=environment, cwd=tmp_path)
+
+
+def test_no_ray_at_the_address(voc: Path, tmp_path: Path) -> None:
+    arguments = lite(voc, tmp_path)
+    arguments[arguments.index("inline")] = "auto"
+    refused(2, "Cannot reach Ray at auto", "--address local", arguments=arguments)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, ["nowhere.npz"]),
+        (b"not weights", ["weights.npz"]),
+    ],
+)
+def test_bad_weights(voc: Path, tmp_path: Path, content: bytes | None, words: list[str]) -> None:
+    path = tmp_path / ("weights.npz" if content else "nowhere.npz")
+    if content:
+        path.write_bytes(content)
+    arguments = ["build-db", "-p", "paper", "--data", str(voc), "--weights", str(path)]
+    refused(3, *words, arguments=[*arguments, "-r", str(tmp_path / "run")])
+
+
+def test_weights_of_the_wrong_network(voc: Path, tmp_path: Path) -> None:
+    path = tmp_path / "caffenet.npz"
+    np.savez(path, **{"conv1.weight": np.zeros((64, 3, 11, 11)), "conv1.bias": np.zeros(64)})
+    arguments = ["build-db", "-p", "paper", "--data", str(voc), "--weights", str(path)]
+    refused(2, "wrong network", arguments=[*arguments, "-r", str(tmp_path / "run")])
+
+
+def test_weights_with_another_checksum(voc: Path, tmp_path: Path) -> None:
+    arguments = lite(voc, tmp_path, "--set", "features.weights_sha256=abc")
+    refused(3, "checksum", "abc", arguments=arguments)
+
+
+def test_broken_files_are_counted_and_named(voc: Path, tmp_path: Path) -> None:
+    """A cut photograph, a missing one and malformed XML cost what they hold, and no more."""
+    photographs = sorted((voc / "VOCdevkit/VOC2011/JPEGImages").glob("*.jpg"))
+    photographs[0].write_bytes(photographs[0].read_bytes()[:500])
+    photographs[1].unlink()
+    broken = sorted((voc / "VOCdevkit/VOC2011/Annotations").glob("*.xml"))[2]
+    broken.write_text("<annotation><object>")
+    done = distcorr(*lite(voc, tmp_path, "--set", "features.shard=4"))
+    assert "Traceback" not in done.stderr, done.stderr
+    for name in (photographs[0].name, photographs[1].name, broken.name):
+        assert name in done.stderr + distcorr("status", "-v", "-r", str(tmp_path / "run")).stdout
