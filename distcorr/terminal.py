@@ -9,7 +9,6 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
@@ -122,21 +121,20 @@ def print_report(report: Report) -> None:
             title=title,
             title_justify="left",
             title_style="bold",
-            box=box.SIMPLE_HEAD,
-            pad_edge=False,
+            box=None,
+            padding=(0, 2, 0, 0),
         )
-        table.add_column("category", no_wrap=True)
+        table.add_column("category\n(points)", no_wrap=True)
         for row in rows:
             if row["category"] == "mean":
                 heading = f"{row['method']}\n@{row['alpha']:g}"
                 table.add_column(heading, justify="right", min_width=8)
-        table.add_column("points", justify="right", no_wrap=True)
         for category in dict.fromkeys(row["category"] for row in rows):
             mine = [row for row in rows if row["category"] == category]
             cells = [f"{row['value']:.1f}" for row in mine]
-            table.add_row(category, *cells, str(mine[0]["n"]))
+            table.add_row(f"{category} ({mine[0]['n']})", *cells)
             if category == "mean":
-                table.add_row("  95 %", *(f"{r['low']:.1f} … {r['high']:.1f}" for r in mine), "")
+                table.add_row("  95 %", *(f"{r['low']:.1f} … {r['high']:.1f}" for r in mine))
         out.print(table)
     out.print(f"weights: {_plain(report.weights)}\ndata:    {_plain(report.data)}", soft_wrap=True)
     for note in report.notes:

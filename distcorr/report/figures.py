@@ -71,7 +71,7 @@ def _draw_row(
     assert meta.geometry is not None  # grids are written with it
     geometry, side = meta.geometry, meta.geometry.input_size
 
-    def crop(instance: Instance) -> Array:
+    def crop(instance: Instance) -> npt.NDArray[np.uint8]:
         return crop_square(read_image(root, instance.image), instance.box, side)
 
     picture = crop(target)

@@ -133,35 +133,38 @@ def table2(
             np.mean([p.samples for p in parts], axis=0),
             sum(p.n for p in parts),
         )
-    rows = []
-    for table, method, score_of in (
-        *(("table2", m, lambda c, m=m: values[m, c]) for m in methods),
-        *(
-            (
-                "table2-gain",
-                f"{m} minus {methods[-1]}",
-                lambda c, m=m: values[m, c] - values[methods[-1], c],
-            )
-            for m in methods[:-1]
-        ),
-    ):
-        for category in (*categories, "mean"):
-            score = score_of(category)
-            low, high = pck.interval(score.samples, config.level)
-            for a, alpha in enumerate(config.alphas):
-                rows.append(
-                    {
-                        "table": table,
-                        "method": method,
-                        "category": category,
-                        "alpha": alpha,
-                        "value": _per_cent(score.value[a]),
-                        "low": _per_cent(low[a]),
-                        "high": _per_cent(high[a]),
-                        "n": score.n,
-                    }
-                )
+    scored = [("table2", m, {c: values[m, c] for c in (*categories, "mean")}) for m in methods]
+    copying = scored[-1][2]
+    for _, method, scores in scored[:-1]:
+        gains = {c: score - copying[c] for c, score in scores.items()}
+        scored.append(("table2-gain", f"{method} minus {methods[-1]}", gains))
+    rows = [
+        row
+        for table, method, scores in scored
+        for category, score in scores.items()
+        for row in _rows(table, method, category, score, config)
+    ]
     return rows, notes
+
+
+def _rows(
+    table: str, method: str, category: str, score: _Score, config: EvaluationConfig
+) -> list[dict[str, Any]]:
+    """One row per threshold."""
+    low, high = pck.interval(score.samples, config.level)
+    return [
+        {
+            "table": table,
+            "method": method,
+            "category": category,
+            "alpha": alpha,
+            "value": _per_cent(score.value[a]),
+            "low": _per_cent(low[a]),
+            "high": _per_cent(high[a]),
+            "n": score.n,
+        }
+        for a, alpha in enumerate(config.alphas)
+    ]
 
 
 def _per_cent(share: float) -> float:

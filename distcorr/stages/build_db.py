@@ -12,7 +12,7 @@ import json
 import time
 import traceback
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -67,13 +67,15 @@ def run(context: Context) -> Summary:
     context.run.save_config(context.config)
 
     def work(todo: list[Shard]) -> Iterator[Outcome[Shard, Any]]:
-        arguments = (job.stage, job.dataset.root, context.config, job.conv, job.vector)
+        make = functools.partial(
+            BuildShard, job.stage, job.dataset.root, context.config, job.conv, job.vector
+        )
         if context.session.inline:
-            build = BuildShard(*arguments, job.weights)
+            build = make(job.weights)
             for shard in todo:
                 yield _attempt(build, shard)
         else:
-            yield from _work_on_ray(context.session, todo, arguments, job.weights)
+            yield from _work_on_ray(context.session, todo, make, job.weights)
 
     summary = run_shards(context, job.stage, job.plan, work)
     if summary.dead > MAX_DEAD * len(job.dataset.instances):
@@ -271,14 +273,16 @@ def _attempt(build: BuildShard, shard: Shard) -> Outcome[Shard, Any]:
 
 # -- on Ray ------------------------------------------------------------------------------------
 
+_Make = Callable[[Weights], BuildShard]
+
 
 class _Actor:
     """``BuildShard`` as Ray Data wants it: batches of columns in, batches of columns out."""
 
-    def __init__(self, arguments: tuple[Any, ...], weights: Any) -> None:
+    def __init__(self, make: _Make, weights: Any) -> None:
         import ray
 
-        self._build = BuildShard(*arguments, ray.get(weights))
+        self._build = make(ray.get(weights))
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
         outcomes = []
@@ -291,7 +295,7 @@ class _Actor:
 
 
 def _work_on_ray(
-    session: Session, todo: list[Shard], arguments: tuple[Any, ...], weights: Weights
+    session: Session, todo: list[Shard], make: _Make, weights: Weights
 ) -> Iterator[Outcome[Shard, Any]]:
     import pyarrow as pa
     import ray
@@ -311,7 +315,7 @@ def _work_on_ray(
             num_cpus=pool.cpus,
             num_gpus=pool.gpus,
             compute=ray.data.ActorPoolStrategy(min_size=1, max_size=pool.actors),
-            fn_constructor_args=(arguments, session.put(weights)),
+            fn_constructor_args=(make, session.put(weights)),
             max_restarts=session.compute.retries,
             max_task_retries=session.compute.retries,
         )

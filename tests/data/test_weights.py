@@ -130,9 +130,9 @@ def test_an_unknown_network_has_a_suggestion(tmp_path):
 
 
 def test_no_weights_at_all():
-    with pytest.raises(DistcorrError, match="needs weights, got none for auto") as caught:
+    with pytest.raises(DistcorrError, match="needs weights, and no file") as caught:
         load_weights("")
-    assert caught.value.exit_code == 2
+    assert caught.value.exit_code == 3
 
 
 # -- checksums ------------------------------------------------------------------------------

@@ -1,0 +1,83 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from distcorr.algorithms.crop import crop_square, from_square, to_square
+from distcorr.types import Box
+
+
+def noise(height: int, width: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+
+
+def test_a_box_of_the_crops_own_size_is_copied():
+    image = noise(40, 50)
+    assert np.array_equal(crop_square(image, Box(7, 5, 26, 24), 20), image[5:25, 7:27])
+
+
+@pytest.mark.parametrize("side", [1, 13, 64, 227])
+@pytest.mark.parametrize("box", [Box(0, 0, 59, 44), Box(3, 10, 50, 22), Box(8, 8, 8, 8)])
+def test_equals_resizing_the_cut_out_box(box, side):
+    image = noise(45, 60)
+    x0, y0, x1, y1 = (int(v) for v in box)
+    cut = torch.from_numpy(image[y0 : y1 + 1, x0 : x1 + 1]).permute(2, 0, 1)[None].float()
+    oracle = torch.nn.functional.interpolate(
+        cut, (side, side), mode="bilinear", align_corners=False, antialias=False
+    )
+    ours = crop_square(image, box, side)
+    assert ours.shape == (side, side, 3)
+    assert ours.dtype == np.uint8
+    assert np.abs(ours - oracle[0].permute(1, 2, 0).numpy()).max() <= 1
+
+
+def test_crop_and_coordinates_agree():
+    """A ramp shows at each pixel of the crop the photograph's x, which from_square tells."""
+    image = np.repeat(np.arange(200, dtype=np.uint8)[None, :, None], 30, 0).repeat(3, 2)
+    box = Box(20.25, 3, 163.5, 22)
+    x = from_square(np.stack([np.arange(64), np.zeros(64)], 1), box, 64)[:, 0]
+    shown = crop_square(image, box, 64)[0, :, 0]
+    assert np.abs(shown - np.clip(x, box.x0, box.x1)).max() <= 0.5 + 1e-4
+
+
+def test_a_box_beyond_the_photograph_repeats_its_edge():
+    image = noise(20, 20)
+    padded = np.pad(image, ((5, 5), (5, 5), (0, 0)), mode="edge")
+    assert np.array_equal(crop_square(image, Box(-5, -5, 24, 24), 30), padded)
+
+
+@pytest.mark.parametrize(
+    ("box", "word"),
+    [
+        (Box(20, 0, 30, 10), "misses"),
+        (Box(-9, 0, -1, 10), "misses"),
+        (Box(0, 25, 5, 30), "misses"),
+        (Box(0, -8, 5, -2), "misses"),
+        (Box(5, 5, 4, 9), "empty"),
+        (Box(0, 0, float("nan"), 5), "empty"),
+    ],
+)
+def test_a_box_without_pixels_is_refused(box, word):
+    with pytest.raises(ValueError, match=word):
+        crop_square(noise(20, 20), box, 8)
+
+
+def test_corners_of_the_box_are_corners_of_the_square():
+    box = Box(10, 20, 109, 69)  # 100 x 50 px
+    edges = [[9.5, 19.5], [109.5, 69.5]]
+    assert to_square(edges, box, 500) == pytest.approx(np.array([[-0.5, -0.5], [499.5, 499.5]]))
+
+
+@given(
+    xy=hnp.arrays(np.float64, (4, 2), elements=st.floats(-1e4, 1e4)),
+    corner=st.tuples(st.floats(0, 500), st.floats(0, 500)),
+    size=st.tuples(st.floats(1, 500), st.floats(1, 500)),
+    side=st.sampled_from([13, 227, 500]),
+)
+def test_from_square_inverts_to_square(xy, corner, size, side):
+    box = Box(*corner, corner[0] + size[0], corner[1] + size[1])
+    there = to_square(xy, box, side)
+    assert there.dtype == np.float64
+    assert np.allclose(from_square(there, box, side), xy, atol=1e-6)

@@ -1,0 +1,116 @@
+import os
+import pickle
+
+import pyarrow as pa
+import pytest
+
+from distcorr.data import storage
+from distcorr.data.storage import Folder
+from distcorr.types import MISSING, USAGE, DistcorrError
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return Folder(tmp_path)
+
+
+def table(n: int = 5) -> pa.Table:
+    return pa.table({"id": [f"i{k}" for k in range(n)], "x": [k / 2 for k in range(n)]})
+
+
+def test_bytes_round_trip(folder):
+    folder.write("a/b.bin", b"one")
+    folder.write("a/b.bin", b"two")
+    assert folder.read("a/b.bin") == b"two"
+    assert (folder / "a").read("b.bin") == b"two"
+
+
+def test_json_round_trip_and_equal_bytes(folder):
+    folder.write_json("x.json", {"b": 1, "a": [2.5, None]})
+    folder.write_json("y.json", {"a": [2.5, None], "b": 1})
+    assert folder.read_json("x.json") == {"a": [2.5, None], "b": 1}
+    assert folder.read("x.json") == folder.read("y.json")
+
+
+def test_table_round_trip(folder):
+    folder.write_table("t.parquet", table())
+    assert folder.read_table("t.parquet").equals(table())
+    assert folder.read_table("t.parquet", ["x"]).column_names == ["x"]
+    folder.write_table("u.parquet", table(2))
+    assert [t.num_rows for t in folder.iter_tables(["t.parquet", "u.parquet"])] == [5, 2]
+
+
+def test_equal_tables_have_equal_sums(folder):
+    first = folder.write_table("a.parquet", table())
+    assert folder.write_table("b.parquet", table()) == first
+    assert folder.read("a.parquet") == folder.read("b.parquet")
+    assert folder.write_table("c.parquet", table(6)) != first
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(folder, monkeypatch):
+    folder.write("x", b"old")
+
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(storage.os, "replace", fail)
+    with pytest.raises(DistcorrError, match="No space left"):
+        folder.write("x", b"new")
+    assert os.listdir(folder.uri) == ["x"]
+    assert folder.read("x") == b"old"
+
+
+def test_an_unwritable_path(folder):
+    folder.write("file", b"")
+    with pytest.raises(DistcorrError, match="Cannot write"):
+        folder.write("file/below", b"x")  # also for a superuser, whom no permission stops
+
+
+def test_looking(folder):
+    assert folder.sizes("none") == {}
+    assert folder.folders("none") == []
+    assert not folder.exists("none")
+    folder.write("d/one", b"1")
+    folder.write("d/e/two", b"22")
+    assert folder.exists("d/one")
+    assert folder.exists("d/e")
+    assert folder.sizes("d") == {"one": 1}
+    assert folder.sizes("d", recursive=True) == {"one": 1, "e/two": 2}
+    assert folder.folders("d") == ["e"]
+    folder.delete("d/one")
+    folder.delete("d/one")
+    assert folder.sizes("d") == {}
+
+
+def test_damaged_files(folder):
+    folder.write_table("t.parquet", table())
+    folder.write("t.parquet", folder.read("t.parquet")[:-9])
+    for name in ("t.parquet", "none.parquet"):
+        with pytest.raises(DistcorrError, match=name) as caught:
+            folder.read_table(name)
+        assert caught.value.exit_code == MISSING
+    folder.write("x.json", b'{"a": ')
+    with pytest.raises(DistcorrError, match=r"x\.json is not JSON"):
+        folder.read_json("x.json")
+    with pytest.raises(FileNotFoundError):
+        folder.read("none")
+
+
+def test_a_folder_pickles(folder):
+    folder.write("x", b"1")
+    copy = pickle.loads(pickle.dumps(folder))
+    assert copy.uri == folder.uri
+    assert copy.read("x") == b"1"
+
+
+def test_paths_become_absolute(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert Folder("sub").uri == str(tmp_path / "sub")
+    assert Folder(f"file://{tmp_path}").uri == str(tmp_path)
+
+
+def test_an_unknown_scheme_hides_secrets():
+    with pytest.raises(DistcorrError, match="Cannot open") as caught:
+        Folder("nosuch://user:secret@host/x?key=secret")
+    assert caught.value.exit_code == USAGE
+    assert "//host/x" in caught.value.message
