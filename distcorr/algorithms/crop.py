@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from distcorr.types import Box
 
+_BAND = 32  # rows
 _Pixels = npt.NDArray[np.uint8] | npt.NDArray[np.float32]
 
 
@@ -56,12 +57,17 @@ def crop_square(image: npt.NDArray[np.uint8], box: Box, side: int) -> npt.NDArra
     second = np.minimum(first + 1, (width - 1, height - 1))
     weight = (at - first).astype(np.float32)
 
-    # Rows first and only the columns that are needed, then columns: two 1-D passes.
+    # Two 1-D passes over the columns that are needed, a band of rows at a time: it stays in cache.
     left, right = first[0, 0], second[-1, 0] + 1
     strip = image[:, left:right]
-    rows = _mix(strip[first[:, 1]], strip[second[:, 1]], weight[:, 1, None, None])
-    mixed = _mix(rows[:, first[:, 0] - left], rows[:, second[:, 0] - left], weight[:, 0, None])
-    return np.rint(mixed).astype(np.uint8)
+    x0, x1 = first[:, 0] - left, second[:, 0] - left
+    square = np.empty((side, side, *image.shape[2:]), np.uint8)
+    for start in range(0, side, _BAND):
+        band = slice(start, start + _BAND)
+        rows = _mix(strip[first[band, 1]], strip[second[band, 1]], weight[band, 1, None, None])
+        mixed = _mix(rows.take(x0, axis=1), rows.take(x1, axis=1), weight[:, 0, None])
+        square[band] = np.rint(mixed)
+    return square
 
 
 def _mix(a: _Pixels, b: _Pixels, weight: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

@@ -6,6 +6,7 @@ The victim runs in a process of its own with a Ray of its own; only processes be
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -15,7 +16,10 @@ from pathlib import Path
 
 import pytest
 
+from distcorr.data.run import Run
+from distcorr.report import figures, tables
 from tests.stages.common import assert_same, run_all
+from tests.stages.namespace import run_alone
 
 Settings = Callable[..., list[str]]
 SHARDS = ["features.shard=1", "flow.shard=1", "features.batch=1", "dataset.toy_val=6"]
@@ -62,6 +66,13 @@ def descendants(pid: int) -> Iterator[tuple[int, str]]:
             yield from descendants(int(child))
 
 
+def report_on(folder: Path) -> None:
+    """Tables and figure, as distcorr run leaves them."""
+    run = Run(str(folder))
+    tables.save(tables.build(run), run)
+    figures.figure3(run)
+
+
 @pytest.fixture
 def ended() -> Iterator[list[subprocess.Popen[bytes]]]:
     """Processes that must not outlive the test."""
@@ -95,15 +106,8 @@ def test_killed_driver(
     summary = summaries[stage]
     assert summary.computed <= summary.shards - before
     assert summary.computed > 0
-    from distcorr.data.run import Run
-    from distcorr.report import figures, tables
-
-    run = Run(str(undisturbed))
-    tables.save(tables.build(run), run)
-    figures.figure3(run)
-    run = Run(str(folder))
-    tables.save(tables.build(run), run)
-    figures.figure3(run)
+    report_on(undisturbed)
+    report_on(folder)
     assert not list(folder.rglob("*.tmp"))
     assert_same(undisturbed, folder)
 
@@ -126,10 +130,23 @@ def test_killed_worker(
     os.kill(victims[0], signal.SIGKILL)
     log = folder.parent / f"{folder.name}.log"
     assert process.wait(timeout=150) == 0, log.read_text()
-    from distcorr.data.run import Run
-    from distcorr.report import figures, tables
-
-    run = Run(str(undisturbed))
-    tables.save(tables.build(run), run)
-    figures.figure3(run)
+    report_on(undisturbed)
     assert_same(undisturbed, folder)
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize("stage", ["build-db", "transfer"])
+def test_killed_node(undisturbed: Path, tmp_path: Path, toy_settings: Settings, stage: str) -> None:
+    words = [sys.executable, "-m", "tests.stages.lose_a_node", str(tmp_path / "run"), stage]
+    done = run_alone(
+        shlex.join(words + toy_settings(*SHARDS)),
+        timeout=170,
+        RAY_health_check_initial_delay_ms="500",
+        RAY_health_check_period_ms="500",
+        RAY_health_check_timeout_ms="1000",
+        RAY_health_check_failure_threshold="3",
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    report_on(undisturbed)
+    report_on(tmp_path / "run")
+    assert_same(undisturbed, tmp_path / "run")
