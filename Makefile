@@ -25,7 +25,7 @@ check: setup  ## lint, formatting, types, layers
 	$(BIN)/lint-imports
 
 bench: setup  ## ratios against named peers, alone on the machine
-	$(BIN)/python benchmarks/alignment.py
+	$(BIN)/python benchmarks/stages.py
 
 clean:
 	rm -rf .venv runs build .mypy_cache .ruff_cache .pytest_cache

@@ -95,6 +95,9 @@ class Session:
             return
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+        # Every actor pool logs an "error" about its constructor arguments to the terminal
+        # (ray#53727); what really fails reaches us as an exception.
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
         options: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
         if self.address == "local":
             _prepare_local()
@@ -218,9 +221,6 @@ def _prepare_local() -> None:
     ``ray start`` behaves.
     """
     os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
-    # Every actor pool logs an "error" about its constructor arguments to the terminal (ray#53727);
-    # what really fails reaches us as an exception.
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     configured = {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_AUTH_MODE"} & os.environ.keys()
     if not configured and not Path("~/.ray/auth_token").expanduser().exists():
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)

@@ -1,0 +1,113 @@
+"""What the stages cost beyond their kernels, as ratios within one run; drawn data, one core.
+
+    make bench        (or: .venv/bin/python benchmarks/stages.py)
+
+Run it alone on the machine. Every line is "ours / peer" of the same work in the same process, the
+median of several rounds that alternate between the two.
+"""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from distcorr import config as configuration
+from distcorr.algorithms import extractors
+from distcorr.algorithms.flow import align, unit_norm
+from distcorr.algorithms.transfer import carry, upsample
+from distcorr.data.run import Run, Shard
+from distcorr.data.store import FeatureStore
+from distcorr.data.weights import load_weights
+from distcorr.stages.build_db import BuildShard
+from distcorr.stages.cluster import Session, limit_threads
+from distcorr.stages.pipeline import Context, run_stage
+
+ROUNDS = 7
+
+
+def compare(name: str, ours: Callable[[], object], peer: Callable[[], object], of: str) -> None:
+    """Print the median times of both and their ratio."""
+    ours(), peer()  # compile, warm caches
+    times: list[tuple[float, float]] = []
+    for _ in range(ROUNDS):
+        pair = []
+        for call in (ours, peer):
+            began = time.perf_counter()
+            call()
+            pair.append(time.perf_counter() - began)
+        times.append((pair[0], pair[1]))
+    a, b = (statistics.median(column) for column in zip(*times, strict=True))
+    ratio = statistics.median(x / y for x, y in times)
+    print(f"{name:<44} {1e3 * a:9.2f} ms   {of:<32} {1e3 * b:9.2f} ms   ratio {ratio:6.2f}")
+
+
+def main() -> None:
+    """Draw data, fill a store, measure."""
+    limit_threads()
+    with tempfile.TemporaryDirectory() as place:
+        config = configuration.load("smoke", ["compute.address=inline", "features.shard=16"])
+        run = Run(str(Path(place) / "run"))
+        with Session(config.compute) as session:
+            run_stage("build-db", Context(config, run, session))
+        stage = run.current("build-db")
+        assert stage is not None
+        store = FeatureStore(stage)
+        features(run, config, store)
+        alignment(store)
+
+
+def features(run: Run, config: configuration.Config, store: FeatureStore) -> None:
+    """A shard: decode, crop, network, Parquet; against the network alone."""
+    weights = load_weights("", config.features.network)
+    network = extractors.build(weights.network, weights.arrays)
+    images = np.random.default_rng(1).integers(0, 255, (16, 224, 224, 3), np.uint8)
+    stage = run.stage("build-db", "benchmark")
+    source = run.current("build-db")
+    assert source is not None
+    stage.folder.write("instances.parquet", source.folder.read("instances.parquet"))
+    root = (run.folder / "toy").uri
+    build = BuildShard(stage, root, config, store.conv, store.vector, weights)
+    shard = Shard(0, "", tuple(i.id for i in store.instances[:16]))
+    compare(
+        "build-db, a shard of 16 instances",
+        lambda: build(shard),
+        lambda: network(images, (store.conv, store.vector)),
+        "bare forward pass of 16 crops",
+    )
+
+
+def alignment(store: FeatureStore) -> None:
+    """A pair of 14 x 14 grids; against its data term, and transfer against numpy."""
+    _, grids, meta = store.read(f"grids/{store.conv}", [i.id for i in store.instances[:2]])
+    assert meta.geometry is not None
+    geometry = meta.geometry
+    a, b = unit_norm(grids[0]), unit_norm(grids[1])
+    flat_a, flat_b = a.reshape(-1, a.shape[-1]), b.reshape(-1, b.shape[-1])
+
+    def data_term() -> object:
+        return np.sqrt(np.maximum(2 - 2 * flat_a @ flat_b.T, 0))
+
+    compare("align, a pair at 14 x 14", lambda: align(a, b, 3e-3), data_term, "its data term")
+    flow = align(a, b, 3e-3)
+    points = np.random.default_rng(2).uniform(20, 200, (18, 2))
+    y, x = np.mgrid[: geometry.input_size, : geometry.input_size]
+
+    def brute_force() -> object:
+        moved = np.stack([x, y], -1) + upsample(flow.displacement, geometry)
+        return [((moved - p) ** 2).sum(-1).argmin() for p in points]
+
+    compare(
+        "carry 18 keypoints",
+        lambda: carry(points, flow.displacement, geometry),
+        brute_force,
+        "the same search in numpy",
+    )
+
+
+if __name__ == "__main__":
+    main()
