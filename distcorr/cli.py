@@ -100,29 +100,9 @@ def main() -> None:
 # -- commands ----------------------------------------------------------------------------------
 
 
-@app.command("run", rich_help_panel=PIPELINE)
-def run_command(
-    run: RunOption = "",
-    preset: PresetOption = "",
-    settings: SetOption = None,
-    data: DataOption = "",
-    weights: WeightsOption = "",
-    category: CategoryOption = None,
-    limit: LimitOption = None,
-    address: AddressOption = "",
-    dry_run: DryOption = False,
-    as_json: JsonOption = False,
-    quiet: QuietOption = False,
-) -> None:
-    """All stages in order, skipping what is done, then the report.
+def _stage_command(name: str, stages: tuple[str, ...], text: str) -> None:
+    """``run`` and the single stages take the same options."""
 
-    Example:  distcorr run -p paper --data VOC --weights bvlc_reference_caffenet.caffemodel
-    """
-    options = _Options(run, preset, settings, data, weights, category, limit, address)
-    _run_stages(ORDER, options, dry_run, as_json, quiet, report=True)
-
-
-def _stage_command(name: str, text: str) -> None:
     def command(
         run: RunOption = "",
         preset: PresetOption = "",
@@ -137,23 +117,32 @@ def _stage_command(name: str, text: str) -> None:
         quiet: QuietOption = False,
     ) -> None:
         options = _Options(run, preset, settings, data, weights, category, limit, address)
-        _run_stages((name,), options, dry_run, as_json, quiet, report=False)
+        _run_stages(stages, options, dry_run, as_json, quiet)
 
     app.command(name, rich_help_panel=PIPELINE, help=text)(command)
 
 
 _stage_command(
+    "run",
+    ORDER,
+    "All stages in order, skipping what is done, then the report.\n\n"
+    "Example:  distcorr run -p paper --data VOC --weights bvlc_reference_caffenet.caffemodel",
+)
+_stage_command(
     "build-db",
+    ("build-db",),
     "Extract features into the sharded Parquet store (§2).\n\n"
     "Example:  ray job submit -- distcorr build-db -p paper --data s3://b/voc -r s3://b/runs/paper",
 )
 _stage_command(
     "neighbors",
+    ("neighbors",),
     "Find the 25 training instances most like every target (§3).\n\n"
     "Example:  distcorr neighbors -r runs/paper",
 )
 _stage_command(
     "transfer",
+    ("transfer",),
     "Align by belief propagation and transfer keypoints (§3, Table 2).\n\n"
     "Example:  distcorr transfer -r runs/paper --set flow.beta=0.01",
 )
@@ -201,9 +190,9 @@ def report(
         for name in built.tables:
             Folder(csv).write(f"{name}.csv", built.to_csv(name).encode())
             _terminal().say(f"wrote {csv}/{name}.csv")
+    _print_report(built, as_json)
     if figures:
         _draw(opened)
-    _print_report(built, as_json)
 
 
 @app.command("config", rich_help_panel=START)
@@ -241,16 +230,12 @@ class _Options:
         limit: int | None = None,
         address: str = "",
     ) -> None:
-        self.run, self.preset = run, preset
+        self.run, self.preset, self.data, self.weights = run, preset, data, weights
         sets = list(settings or ())
         if data:
             sets.append(f"dataset.root={json.dumps(_absolute(data))}")
-            if not any(s.startswith("dataset.name") for s in sets):
-                sets.append("dataset.name=voc")
         if weights:
             sets.append(f"features.weights={json.dumps(_absolute(weights))}")
-            if not any(s.startswith("features.network") for s in sets):
-                sets.append("features.network=auto")
         if category:
             sets.append(f"dataset.categories={json.dumps(category)}")
         if limit is not None:
@@ -269,7 +254,7 @@ class _Options:
                 raise DistcorrError(
                     f"There is no configuration file {path}.", f"presets: {', '.join(PRESETS)}"
                 )
-            document = configuration.parse_toml(path.read_text(), self.preset)
+            document = configuration.parse_toml(path.read_bytes(), self.preset)
             config = configuration.load(document=document)
             run = Run(self.run or f"runs/{path.stem}")
         elif self.preset:
@@ -278,8 +263,14 @@ class _Options:
         else:
             run = Run(self.run or "runs/smoke")
             config = run.config() or configuration.load("smoke")
-        document = configuration.parse_toml(configuration.dump(config), "the configuration")
-        return configuration.load(overrides=self.sets, document=document), run
+        sets = list(self.sets)
+        # Data and weights of one's own make the smoke preset's stand-ins meaningless.
+        if self.data and config.dataset.name == "toy":
+            sets.insert(0, "dataset.name=voc")
+        if self.weights and config.features.network == "efficientnet-lite0":
+            sets.insert(0, "features.network=auto")
+        document = configuration.parse_toml(configuration.dump(config).encode(), "configuration")
+        return configuration.load(overrides=sets, document=document), run
 
 
 def _run_stages(
@@ -288,7 +279,6 @@ def _run_stages(
     dry_run: bool,
     as_json: bool,
     quiet: bool,
-    report: bool,
 ) -> None:
     from distcorr.stages.cluster import Session
     from distcorr.stages.pipeline import Context, forecast_stage, run_stage
@@ -308,13 +298,13 @@ def _run_stages(
         _announce_changes(context, terminal)
         terminal.say(f"distcorr · {config.preset} preset · run {run} · on {session.address}")
         summaries = [run_stage(name, context) for name in names]
-    if report:
+    if names == ORDER:
         from distcorr.report import tables
 
         built = tables.build(run)
         tables.save(built, run)
-        _draw(run)
         _print_report(built, as_json)
+        _draw(run)
         terminal.say(f"report  {run}/report")
     elif as_json:
         print(json.dumps([asdict(summary) for summary in summaries], indent=1))
@@ -342,7 +332,7 @@ def _status(run: Run) -> list[dict[str, Any]]:
         entry = run.manifest()["stages"].get(name, {})
         stage = run.current(name)
         done = len(stage.markers()) if stage else 0
-        finished = bool(stage and stage.done() and done >= entry["shards"])
+        finished = run.finished(name) is not None
         rows.append(
             {
                 "stage": name,
@@ -350,6 +340,7 @@ def _status(run: Run) -> list[dict[str, Any]]:
                 "shards": entry.get("shards", 0),
                 "done": min(done, entry.get("shards", 0)),
                 "finished": finished,
+                "outdated": bool(stage and stage.done()) and not finished,
                 "dead": [vars(letter) for letter in stage.dead_letters()] if stage else [],
                 "failed": [] if finished else _last_failures(run, name, entry.get("key", "")),
             }

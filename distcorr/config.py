@@ -138,6 +138,9 @@ class ComputeConfig:
     retries: int = setting(3, "times that a shard whose process died is tried again")
 
     def __post_init__(self) -> None:
+        gpus = self.gpus_per_worker
+        if gpus != -1 and not (0 <= gpus <= 1 or gpus == int(gpus) > 0):
+            raise _bad("compute.gpus_per_worker", "-1, 0 to 1, or a whole number", gpus)
         _at_least("compute.workers", self.workers, 0)
         _at_least("compute.retries", self.retries, 0)
 
@@ -154,6 +157,9 @@ class Config:
     flow: FlowConfig = field(default_factory=FlowConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     compute: ComputeConfig = field(default_factory=ComputeConfig)
+
+    def __post_init__(self) -> None:
+        _at_least("seed", self.seed, 0)
 
 
 PRESETS: dict[str, Config] = {
@@ -206,11 +212,11 @@ def load(
     return config
 
 
-def parse_toml(text: str, where: str) -> dict[str, Any]:
+def parse_toml(content: bytes, where: str) -> dict[str, Any]:
     """A TOML document; ``where`` names it in the error."""
     try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+        return tomllib.loads(content.decode())
+    except ValueError as error:  # neither UTF-8 nor TOML
         raise DistcorrError(f"{where} is not TOML: {error}", "mend that line") from error
 
 

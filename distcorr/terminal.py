@@ -153,7 +153,8 @@ def print_forecasts(forecasts: Sequence[Forecast]) -> None:
 def print_status(rows: Sequence[dict[str, Any]], verbose: bool) -> None:
     """State of a run's stages."""
     for row in rows:
-        state = "done" if row["finished"] else "unfinished" if row["key"] else "not started"
+        state = "unfinished" if row["key"] else "not started"
+        state = "done" if row["finished"] else "out of date" if row["outdated"] else state
         counts = f"{row['done']}/{row['shards']} shards" if row["key"] else ""
         dead = f"  {len(row['dead'])} left out" if row["dead"] else ""
         failed = f"  {len(row['failed'])} failed at the last try" if row["failed"] else ""

@@ -127,13 +127,6 @@ class Geometry(NamedTuple):
         return np.clip(index, 0, self.cells - 1).astype(np.intp)[..., ::-1]
 
 
-class FeatureGrid(NamedTuple):
-    """values (H, W, C) float32 over the cells of ``geometry``: what flow, SVMs and kNN consume."""
-
-    values: FloatArray
-    geometry: Geometry
-
-
 class Flow(NamedTuple):
     """Displacement field from a source grid to a target grid (paper, section 3).
 

@@ -12,5 +12,7 @@ import sys
 from distcorr.cli import app
 
 if __name__ == "__main__":
+    if len(sys.argv) != 4:
+        sys.exit(f"usage: python {sys.argv[0]} RUN DATA WEIGHTS\n{__doc__}")
     run, data, weights = sys.argv[1:]
     app(["build-db", "-p", "paper", "--run", run, "--data", data, "--weights", weights])

@@ -11,6 +11,12 @@ import sys
 from distcorr.cli import app
 
 if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit(f"usage: python {sys.argv[0]} RUN\n{__doc__}")
     (run,) = sys.argv[1:]
-    app(["neighbors", "--run", run], standalone_mode=False)
-    app(["transfer", "--run", run])
+    for stage in ("neighbors", "transfer"):
+        try:
+            app([stage, "--run", run])
+        except SystemExit as end:  # how a finished command line ends, well or not
+            if end.code:
+                raise

@@ -177,8 +177,26 @@ def test_relative_run_folder_in_a_ray_job(tmp_path: Path) -> None:
 
 def test_no_ray_at_the_address(voc: Path, tmp_path: Path) -> None:
     arguments = lite(voc, tmp_path)
-    arguments[arguments.index("inline")] = "auto"
-    refused(2, "Cannot reach Ray at auto", "--address local", arguments=arguments)
+    arguments[arguments.index("inline")] = "127.0.0.1:1"
+    refused(2, "Cannot reach Ray at 127.0.0.1:1", "--address local", arguments=arguments)
+
+
+def test_a_dry_run_draws_nothing(tmp_path: Path) -> None:
+    done = distcorr("run", "-n", "-r", str(tmp_path / "run"))
+    assert done.returncode == 0
+    assert "draws the toy set first" in done.stdout
+    assert not (tmp_path / "run").exists()
+
+
+def test_data_and_weights_leave_a_reader_and_network_of_ones_own(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.toml"
+    mine.write_text('preset = "paper"\n[dataset]\nname = "birds:load"\n')
+    arguments = ["-p", str(mine), "--data", "x", "-r", str(tmp_path / "run")]
+    refused(3, "weights", arguments=["build-db", *arguments])
+    weights = ["--set", "features.network=efficientnet-lite0"]
+    refused(2, "birds:load", arguments=["build-db", *arguments, *weights])
+    mine.write_bytes(b"\xff\xfe")
+    refused(2, "mine.toml is not TOML", arguments=["build-db", *arguments])
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ def test_dump_and_load_give_the_same_configuration(name: str) -> None:
         name, ["dataset.categories=['bird', 'cow']", "flow.beta=0.5", 'dataset.root="a \\"b\\" c"']
     )
     text = configuration.dump(config, comments=True)
-    assert configuration.load(document=configuration.parse_toml(text, "x")) == config
+    assert configuration.load(document=configuration.parse_toml(text.encode(), "x")) == config
 
 
 def test_later_layers_win() -> None:
@@ -46,6 +46,8 @@ def test_every_setting_says_where_its_default_comes_from() -> None:
         ("flow.strict=1", "type bool"),
         ("flow.order=defromation", "Did you mean 'deformation'?"),
         ("neighbors.k=0", "1 or more, got 0"),
+        ("seed=-1", "0 or more, got -1"),
+        ("compute.gpus_per_worker=1.5", "a whole number"),
         ("evaluation.alphas=[]", "one or more"),
         ("evaluation.level=1.0", "between 0 and 1"),
         ("dataset.categories=[1]", "dataset.categories"),
@@ -63,7 +65,7 @@ def test_unknown_preset_and_broken_toml() -> None:
     with pytest.raises(DistcorrError, match="Did you mean 'paper'"):
         configuration.load("papper")
     with pytest.raises(DistcorrError, match=r"mine\.toml is not TOML"):
-        configuration.parse_toml("a = = b", "mine.toml")
+        configuration.parse_toml(b"a = = b", "mine.toml")
 
 
 def test_difference_leaves_compute_out() -> None:
@@ -82,3 +84,9 @@ def test_errors_survive_pickling() -> None:
 
     copy = pickle.loads(pickle.dumps(DistcorrError("a", "b", 3)))
     assert (copy.message, copy.hint, copy.exit_code) == ("a", "b", 3)
+
+
+def test_the_pipeline_and_the_function_iterate_alike() -> None:
+    from distcorr.algorithms.flow import ITERATIONS
+
+    assert PRESETS["paper"].flow.iterations == ITERATIONS

@@ -25,8 +25,8 @@ from distcorr.types import FloatArray, Flow
 #   30, beta 3e-3  3.5 (9.7) %   .79 (1.5) %   .55 (1.0) %   .46 (1.0) %   .30 (1.0) %   .05 (.3) %
 #   30, beta 3e-2  6.2 (12.7) %  1.8 (3.5) %   .92 (2.8) %   .80 (2.7) %   .45 (1.7) %   .17 (1.2) %
 # at 1.1 ms (13) and 28 ms (30) an iteration. Plain belief propagation stalls at .08, .38, .74 and
-# 3.7 % after 15. Four are 5-6 ms for 13 x 13 cells; a 30 x 30 grid is worth ten (.3 s).
-ITERATIONS = 4
+# 3.7 % after 15. Five are 6-9 ms for 13 x 13 cells; a 30 x 30 grid is worth ten (.3 s).
+ITERATIONS = 5
 
 IntArray = npt.NDArray[np.intp]
 

@@ -104,4 +104,5 @@ def _norm(rows: FloatArray) -> npt.NDArray[np.float64]:
 
 
 def _unit(rows: FloatArray, norm: npt.NDArray[np.float64]) -> FloatArray:
-    return (rows / np.where(norm > 0, norm, 1)[:, None]).astype(np.float32)
+    unit: FloatArray = rows / np.where(norm > 0, norm, 1).astype(np.float32)[:, None]
+    return unit

@@ -88,7 +88,7 @@ def _splits(category: str, instances: list[Instance], types: tuple[str, ...]) ->
             shown[split] |= instance.visible
         if not chosen:
             count = f"{len(instances)} of the other split" if instances else "none at all"
-            yield f"{category}: no {name} example ({count}), so it cannot be scored"
+            yield f"{category}: no {name} example ({count}), so it is not scored"
     never = np.flatnonzero(shown["val"] & ~shown["train"])
     if never.size and shown["train"].any():
         names = [types[column] for column in never]

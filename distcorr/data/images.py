@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from io import BytesIO
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from distcorr.algorithms.crop import crop_square, from_square, to_square
 from distcorr.data.storage import Folder
 from distcorr.types import MISSING, DistcorrError
-
-__all__ = ["crop_square", "from_square", "read_image", "to_square"]
 
 
 def read_image(folder: Folder, name: str) -> npt.NDArray[np.uint8]:
@@ -25,23 +23,33 @@ def read_image(folder: Folder, name: str) -> npt.NDArray[np.uint8]:
         (H, W, 3) uint8.
 
     Raises:
-        DistcorrError: the file is missing, cut short, damaged or no image (exit code 3).
+        DistcorrError: the file is missing, not ours to read, cut short, damaged or no image
+            (exit code 3).
+        OSError: the storage does not answer; another try may succeed.
     """
     try:
-        with Image.open(BytesIO(folder.read(name))) as picture:
+        content = folder.read(name)
+    except (FileNotFoundError, PermissionError) as error:
+        why = "is missing" if isinstance(error, FileNotFoundError) else "is not ours to read"
+        raise DistcorrError(
+            f"The photograph {name} {why}", f"mend that in {folder} and run again", MISSING
+        ) from error
+    try:
+        with Image.open(BytesIO(content)) as picture:
             return np.array(_to_rgb(picture))
     except MemoryError:
         raise
-    except FileNotFoundError as error:
-        raise DistcorrError(
-            f"The photograph {folder}/{name} is missing", "put it there and run again", MISSING
-        ) from error
     except Exception as error:  # damaged bytes make decoders fail in many ways
         raise DistcorrError(
-            f"Cannot read the photograph {folder}/{name}: {str(error) or type(error).__name__}",
-            "replace the file by a whole copy and run again",
+            f"The photograph {name} cannot be read: {_reason(error)}",
+            f"replace the file in {folder} by a whole copy and run again",
             MISSING,
         ) from error
+
+
+def _reason(error: Exception) -> str:
+    """Without the address of the buffer, which differs from run to run."""
+    return re.sub(r" <_io\.BytesIO object at 0x[0-9a-f]+>", "", str(error)) or type(error).__name__
 
 
 def _to_rgb(picture: Image.Image) -> Image.Image:

@@ -94,12 +94,16 @@ class StageFolder:
     def markers(self) -> dict[int, dict[str, Any]]:
         """Markers of the finished shards by index; each is read once per object."""
         for name in self.folder.sizes("shards"):
-            if name.endswith(".json") and int(name[:5]) not in self._markers:
-                self._markers[int(name[:5])] = self.folder.read_json(f"shards/{name}")
+            stem, _, ending = name.rpartition(".")
+            if ending == "json" and stem.isdigit() and int(stem) not in self._markers:
+                self._markers[int(stem)] = self.folder.read_json(f"shards/{name}")
         return self._markers
 
     def todo(self, plan: Sequence[Shard]) -> list[Shard]:
-        """The shards of ``plan`` that still have to be done, in order."""
+        """The shards of ``plan`` that still have to be done, in order.
+
+        A shard with dead letters counts among them: what they name may have been mended since.
+        """
         markers = self.markers()
         sizes = self.folder.sizes(recursive=True) if markers else {}
 
@@ -108,6 +112,7 @@ class StageFolder:
             return (
                 marker is not None
                 and marker["inputs"] == shard.inputs
+                and not marker["dead"]
                 and all(sizes.get(n) == f["bytes"] for n, f in marker["files"].items())
             )
 
@@ -125,7 +130,7 @@ class StageFolder:
         markers = [self.markers()[shard.index] for shard in plan]
         dead = [letter for marker in markers for letter in marker["dead"]]
         summary = {
-            "digest": digest([[m["shard"], m["files"], m["dead"]] for m in markers]),
+            "digest": digest([[m["shard"], m["files"]] for m in markers]),
             "shards": len(markers),
             "rows": sum(m["rows"] for m in markers),
             "bytes": sum(f["bytes"] for m in markers for f in m["files"].values()),
@@ -140,9 +145,17 @@ class StageFolder:
             self.folder.write_json(DONE, summary)
         return summary
 
+    def begin(self) -> None:
+        """Take the stage's marker away, before shards are made anew."""
+        self.folder.delete(DONE)
+
     def done(self) -> dict[str, Any] | None:
         """The summary that ``finish`` wrote, or None while the stage is unfinished."""
         return self.folder.read_json(DONE) if self.folder.exists(DONE) else None
+
+    def identity(self) -> list[str]:
+        """Key and digest of the content: what a stage that builds on this one rests on."""
+        return [self.key, (self.done() or {}).get("digest", "")]
 
     def dead_letters(self) -> list[DeadLetter]:
         """Items that the finished shards had to leave out, also while others are unfinished."""
@@ -185,8 +198,8 @@ class Run:
         """The configuration that the run was last used with, or None for a new folder."""
         if not self.folder.exists(CONFIG):
             return None
-        text = self.folder.read(CONFIG).decode()
-        return configuration.load(document=configuration.parse_toml(text, f"{self}/{CONFIG}"))
+        content = self.folder.read(CONFIG)
+        return configuration.load(document=configuration.parse_toml(content, f"{self}/{CONFIG}"))
 
     def save_config(self, config: Config) -> None:
         """Store the configuration, without touching the file when nothing differs."""
@@ -200,15 +213,19 @@ class Run:
         """The manifest; ``{"stages": {}}`` for a new folder."""
         if not self.folder.exists(MANIFEST):
             return {"stages": {}}
-        manifest: dict[str, Any] = self.folder.read_json(MANIFEST)
+        manifest = self.folder.read_json(MANIFEST)
+        if not (isinstance(manifest, dict) and isinstance(manifest.get("stages"), dict)):
+            raise DistcorrError(
+                f"{self}/{MANIFEST} is not the manifest of a run.", "choose another --run folder"
+            )
         return manifest
 
-    def record(self, stage: str, entry: Mapping[str, Any], **facts: Any) -> None:
-        """Update the manifest's entry of a stage, and facts about the whole run."""
-        manifest = self.manifest() | facts
-        manifest["stages"] = manifest["stages"] | {stage: dict(entry)}
-        if manifest != self.manifest():
-            self.folder.write_json(MANIFEST, manifest)
+    def record(self, stage: str, entry: Mapping[str, Any]) -> None:
+        """Update the manifest's entry of a stage."""
+        manifest = self.manifest()
+        changed = manifest | {"stages": manifest["stages"] | {stage: dict(entry)}}
+        if changed != manifest:
+            self.folder.write_json(MANIFEST, changed)
 
     def stage(self, name: str, key: str) -> StageFolder:
         """Where the stage's outputs under that key are, or will be."""
@@ -218,6 +235,20 @@ class Run:
         """The stage's outputs that the manifest names as current, finished or not."""
         entry = self.manifest()["stages"].get(name)
         return self.stage(name, entry["key"]) if entry else None
+
+    def finished(self, name: str) -> StageFolder | None:
+        """The stage's current outputs, if they are complete and so is what they were made from.
+
+        None as well when a stage that it builds on has been made anew since.
+        """
+        stage = self.current(name)
+        if stage is None or stage.done() is None:
+            return None
+        for need, made_from in self.manifest()["stages"][name].get("needs", {}).items():
+            source = self.finished(need)
+            if source is None or source.identity() != made_from:
+                return None
+        return stage
 
 
 def inside_ray_job() -> bool:

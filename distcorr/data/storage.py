@@ -56,6 +56,10 @@ class Folder:
                     f"Cannot open {_without_secrets(text)}: {_first_line(error)}",
                     "give a path, or an s3:// or gs:// URI whose credentials this machine has",
                 ) from error
+            if not root:
+                raise DistcorrError(
+                    f"{_without_secrets(text)} names no bucket.", "for example s3://bucket/folder"
+                )
             self.uri, self._root = text.rstrip("/"), root.rstrip("/")
 
     def __reduce__(self) -> tuple[type[Folder], tuple[str]]:
@@ -76,7 +80,7 @@ class Folder:
 
     def exists(self, name: str = "") -> bool:
         """Whether a file or folder of that name is there."""
-        return bool(self._fs.get_file_info(self._path(name)).type != fs.FileType.NotFound)
+        return bool(self._info(self._path(name)).type != fs.FileType.NotFound)
 
     def sizes(self, name: str = "", recursive: bool = False) -> dict[str, int]:
         """Size in bytes of every file below ``name``, by path relative to it; {} if not there."""
@@ -84,15 +88,25 @@ class Folder:
         selector = fs.FileSelector(base, allow_not_found=True, recursive=recursive)
         return {
             info.path[len(base) :].lstrip("/"): int(info.size)
-            for info in self._fs.get_file_info(selector)
+            for info in self._info(selector)
             if info.type == fs.FileType.File
         }
 
     def folders(self, name: str = "") -> list[str]:
         """Sorted names of the folders directly below ``name``."""
         selector = fs.FileSelector(self._path(name), allow_not_found=True)
-        found = self._fs.get_file_info(selector)
+        found = self._info(selector)
         return sorted(info.base_name for info in found if info.type == fs.FileType.Directory)
+
+    def _info(self, what: str | fs.FileSelector) -> Any:
+        try:
+            return self._fs.get_file_info(what)
+        except OSError as error:
+            raise DistcorrError(
+                f"Cannot look into {self}: {_first_line(error)}",
+                "check that the folder is yours to read and its storage can be reached",
+                MISSING,
+            ) from error
 
     # -- reading ---------------------------------------------------------------------------
 
@@ -101,9 +115,15 @@ class Folder:
 
         Raises:
             FileNotFoundError: there is no such file.
+            DistcorrError: it is not ours to read.
         """
-        with self._fs.open_input_stream(self._path(name)) as stream:
-            return bytes(stream.read())
+        try:
+            with self._fs.open_input_stream(self._path(name)) as stream:
+                return bytes(stream.read())
+        except PermissionError as error:
+            raise DistcorrError(
+                f"{self}/{name} is not ours to read.", "mend its permissions", MISSING
+            ) from error
 
     def read_json(self, name: str) -> Any:
         """The file as JSON.
@@ -130,7 +150,7 @@ class Folder:
         except (pa.ArrowException, OSError) as error:
             raise DistcorrError(
                 f"Cannot read the table {self}/{name}: {_first_line(error)}",
-                "delete that file and the marker of its shard, then run the same command again",
+                "delete that file; distcorr run makes it anew, and whatever was made from it",
                 MISSING,
             ) from error
 

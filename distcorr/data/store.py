@@ -127,21 +127,25 @@ class FeatureStore:
             (ids, values, meta): the ids in the order asked for, (n, *shape) float16.
 
         Raises:
-            DistcorrError: none of them has that feature.
+            DistcorrError: some of the others have no such feature.
         """
-        wanted = set(ids)
-        rows: dict[str, HalfArray] = {}
+        kept = [i for i in ids if i not in self.dead]
+        row = {name: n for n, name in enumerate(kept)}
+        out: HalfArray | None = None  # made once, and filled part by part
         meta: FeatureMeta | None = None
-        for index in sorted({self._shard[i] for i in wanted}):
+        for index in sorted({self._shard[i] for i in kept}):
             part = self._stage.folder.read_table(f"{kind}/part-{index:05d}.parquet")
-            if part.num_rows:
-                names, values, meta = read_features(part)
-                rows |= {n: v for n, v in zip(names, values, strict=True) if n in wanted}
-        if meta is None or not rows:
+            names, values, meta = read_features(part)
+            if out is None:
+                out = np.empty((len(kept), *meta.shape), np.float16)
+            for name, value in zip(names, values, strict=True):
+                if name in row:
+                    out[row.pop(name)] = value
+        if out is None or meta is None or row:
             raise DistcorrError(
-                f"{self._stage.folder} has no {kind} for the {len(wanted)} instances asked for.",
-                "distcorr status -v shows what was left out, and why",
+                f"{self._stage.folder} has no {kind} for {len(row)} of the {len(kept)} instances "
+                "asked for.",
+                "distcorr status -v shows what was left out, and why; distcorr run mends the rest",
                 MISSING,
             )
-        kept = [i for i in ids if i in rows]
-        return kept, np.stack([rows[i] for i in kept]), meta
+        return kept, out, meta

@@ -171,7 +171,7 @@ def _header_size(folder: Folder, path: str) -> tuple[int, int] | None:
     try:
         with Image.open(BytesIO(folder.read(path))) as picture:
             return picture.size
-    except OSError:
+    except (OSError, DistcorrError, Image.DecompressionBombError):
         return None
 
 

@@ -136,7 +136,7 @@ def read_berkeley(
     for file, content in zip(files, _read_all(folder, place, files), strict=True):
         try:
             found.append(_parse_berkeley(file, content))
-        except (ElementTree.ParseError, ValueError):
+        except (ElementTree.ParseError, ValueError, LookupError):
             notes.add("Malformed keypoint files, left out", f"{place}/{file}")
     return found
 
@@ -159,7 +159,7 @@ def read_photographs(
     for image, content in zip(there, contents, strict=True):
         try:
             photos[image] = _parse_voc(content)
-        except (ElementTree.ParseError, ValueError):
+        except (ElementTree.ParseError, ValueError, LookupError):
             notes.add(
                 "Malformed VOC files, left out with all their instances", f"{place}/{image}.xml"
             )

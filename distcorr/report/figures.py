@@ -33,9 +33,11 @@ def figure3(run: Run, rows: int = 5) -> list[str]:
     Raises:
         DistcorrError: no transfer has finished, or a photograph has gone.
     """
-    features, transfer, config = run.current("build-db"), run.current("transfer"), run.config()
-    if not (features and transfer and config and transfer.done()):
-        raise DistcorrError(f"{run} has no finished transfer to draw.", f"distcorr run -r {run}")
+    features, transfer, config = run.finished("build-db"), run.finished("transfer"), run.config()
+    if not (features and transfer and config):
+        raise DistcorrError(
+            f"{run} has no transfer that is finished and up to date.", f"distcorr run -r {run}"
+        )
     store = FeatureStore(features)
     root = Folder(config.dataset.root) if config.dataset.name != "toy" else run.folder / "toy"
     targets = _targets(store)[:rows]

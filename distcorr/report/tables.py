@@ -64,16 +64,17 @@ def build(run: Run) -> Report:
     Raises:
         DistcorrError: no stage that a table needs has finished.
     """
-    features, transfer = run.current("build-db"), run.current("transfer")
+    features, transfer = run.finished("build-db"), run.finished("transfer")
     config = run.config()
-    if not (config and features and transfer and transfer.done()):
+    if not (config and features and transfer):
         raise DistcorrError(
-            f"{run} has no finished predictions to report.", f"distcorr run -r {run}   finishes it"
+            f"{run} has no predictions that are finished and up to date.",
+            f"distcorr run -r {run}   makes them",
         )
     store = FeatureStore(features)
     predictions = _predictions(transfer)
     rows, notes = table2(predictions, config.evaluation, config.seed)
-    notes = [*_thin(store, config.neighbors.k), *notes]
+    notes = [*_thin(store, config.neighbors.k), *_unscored(store), *notes]
     if store.dead:
         notes.append(f"{len(store.dead)} instances could not be read and are left out.")
     return Report(rows, store.stamp["weights"], store.stamp["data"], notes)
@@ -90,12 +91,27 @@ def save(report: Report, run: Run) -> list[str]:
 
 
 def _predictions(transfer: StageFolder) -> pa.Table:
-    return pa.concat_tables(list(transfer.folder.iter_tables(transfer.parts("predictions"))))
+    parts = transfer.parts("predictions")
+    if not parts:
+        raise DistcorrError(
+            "No category has both training and validation instances, so there is nothing to score.",
+            "distcorr build-db warns which of the two each category lacks",
+        )
+    return pa.concat_tables(list(transfer.folder.iter_tables(parts)))
+
+
+def _unscored(store: FeatureStore) -> list[str]:
+    lacking = {
+        category: [s for s in ("train", "val") if not store.members(category, s)]
+        for category in store.keypoint_names
+    }
+    listed = ", ".join(f"{c} (no {' and no '.join(s)})" for c, s in sorted(lacking.items()) if s)
+    return [f"Not scored, and not in the mean: {listed}."] if listed else []
 
 
 def _thin(store: FeatureStore, k: int) -> list[str]:
     counts = {c: len(store.members(c, "train")) for c in store.keypoint_names}
-    few = {c: n for c, n in counts.items() if n < k}
+    few = {c: n for c, n in counts.items() if 0 < n < k}
     if not few:
         return []
     listed = ", ".join(f"{c} ({n})" for c, n in sorted(few.items()))

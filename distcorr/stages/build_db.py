@@ -27,15 +27,14 @@ from distcorr.data.check import check
 from distcorr.data.images import read_image
 from distcorr.data.run import DeadLetter, Shard, StageFolder
 from distcorr.data.storage import Folder, Written
-from distcorr.data.store import FeatureMeta, FeatureStore, feature_table
+from distcorr.data.store import INSTANCES, FeatureMeta, FeatureStore, feature_table
 from distcorr.data.weights import Weights, load_weights
 from distcorr.stages.cluster import Outcome, Session, describe, limit_threads
 from distcorr.stages.pipeline import Context, Forecast, Summary, run_shards
-from distcorr.types import PARTIAL, Array, Dataset, DistcorrError, Instance
+from distcorr.types import Array, Dataset, DistcorrError, Instance
 
 VERSION = 1
 NAME = "build-db"
-MAX_DEAD = 0.1  # share of instances that may be unreadable before the result is not worth having
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,7 @@ def run(context: Context) -> Summary:
 
     Raises:
         DistcorrError: data or weights missing or damaged; the run folder holds another store;
-            too many unreadable photographs; or shards that failed (see ``run_shards``).
+            or what ``run_shards`` raises.
     """
     job = _prepare(context)
     for warning in (*job.dataset.warnings, *check(job.dataset)):
@@ -77,19 +76,13 @@ def run(context: Context) -> Summary:
         else:
             yield from _work_on_ray(context.session, todo, make, job.weights)
 
-    summary = run_shards(context, job.stage, job.plan, work)
-    if summary.dead > MAX_DEAD * len(job.dataset.instances):
-        raise DistcorrError(
-            f"{summary.dead} of {len(job.dataset.instances)} instances could not be read: "
-            f"more than {MAX_DEAD:.0%}, too many for the numbers to mean anything.",
-            f"distcorr status -v -r {context.run} names them; mend the files and run again",
-            PARTIAL,
-        )
-    return summary
+    return run_shards(context, job.stage, job.plan, work)
 
 
 def forecast(context: Context) -> Forecast:
     """What ``run`` would do; reads annotations and weights, opens no photograph."""
+    if context.config.dataset.name == "toy" and not context.run.folder.exists("toy"):
+        return Forecast(NAME, "", None, None, "draws the toy set first")
     job = _prepare(context)
     return Forecast(NAME, job.stage.key, len(job.plan), len(job.stage.todo(job.plan)))
 
@@ -105,6 +98,7 @@ def _prepare(context: Context) -> _Job:
     vector = network.vector if config.vector == "auto" else config.vector
     for tap in (conv, vector):
         network.require(tap)
+    network.geometry(conv)  # refuses a layer without cells
     dataset = datasets.load(context.config.dataset, context.run.folder, context.config.seed)
     identity = {
         "version": VERSION,
@@ -160,6 +154,8 @@ def _refuse_other_store(context: Context, job: _Job) -> None:
 
 
 def _write_instances(job: _Job) -> None:
+    if job.stage.folder.exists(INSTANCES):
+        return
     shard = [s.index for s in job.plan for _ in s.items]
     FeatureStore.write_instances(job.stage, datasets.to_table(job.dataset), shard, job.facts)
 
@@ -191,6 +187,8 @@ class BuildShard:
         limit_threads()
         # The device that torch sees, not the one that Ray promises: its GPUs may be logical.
         device = "cuda" if torch.cuda.is_available() else "cpu"
+        torch.backends.cudnn.deterministic = True
+        torch.backends.cudnn.allow_tf32 = False  # float32 means float32, as on a CPU
         self._stage, self._photographs = stage, Folder(root)
         self._batch: int = config.features.batch
         self._network = _network(weights, config.features, config.seed, device)
@@ -221,7 +219,7 @@ class BuildShard:
         files: dict[str, Written] = {}
         for kind, tap in self._taps.items():
             values = features[tap][finite] if tap in features else np.zeros((0,))
-            table = self._table(ids, tap, values)
+            table = self._table(ids, kind, values)
             name = f"{kind}/{tap}/{shard.part}"
             files[name] = self._stage.folder.write_table(name, table)
         self._stage.mark_done(shard, files, len(ids), dead)
@@ -244,7 +242,8 @@ class BuildShard:
                 side = self._network.input_size
                 crops.append(crop_square(read(instance.image), instance.box, side))
                 kept.append(instance)
-            except (DistcorrError, ValueError, OSError) as error:
+            except (DistcorrError, ValueError) as error:
+                # Not an OSError: when storage does not answer, the shard fails and is tried again.
                 dead.append(DeadLetter(instance.id, instance.image, describe(error)))
         return crops, kept, dead
 
@@ -256,8 +255,8 @@ class BuildShard:
         ]
         return {tap: np.concatenate([b[tap] for b in batches]) for tap in taps} if batches else {}
 
-    def _table(self, ids: list[str], tap: str, values: Any) -> Any:
-        is_grid = tap == self._taps["grids"]
+    def _table(self, ids: list[str], kind: str, values: Any) -> Any:
+        tap, is_grid = self._taps[kind], kind == "grids"
         shape = values.shape[1:] if is_grid else (int(np.prod(values.shape[1:])),)
         geometry = self._network.geometry(tap) if is_grid else None
         meta = FeatureMeta(tap, shape, geometry, self._sha256)
@@ -299,6 +298,7 @@ def _work_on_ray(
 ) -> Iterator[Outcome[Shard, Any]]:
     import pyarrow as pa
     import ray
+    import ray.data.exceptions
 
     session.connect()
     pool = session.pool()
@@ -325,7 +325,7 @@ def _work_on_ray(
             outcome = json.loads(row["outcome"])
             shard = shards.pop(outcome["item"]["index"])
             yield Outcome(shard, outcome["result"], outcome["error"], outcome["details"])
-    except ray.exceptions.RayError as error:
-        reason = f"its process died: {str(error).strip().splitlines()[0]}"
+    except (ray.exceptions.RayError, ray.data.exceptions.ExecutionTimeoutError) as error:
+        reason = f"Ray gave up: {str(error).strip().splitlines()[0]}"
         for shard in shards.values():
             yield Outcome(shard, None, reason, str(error))

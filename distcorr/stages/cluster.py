@@ -10,6 +10,7 @@ import itertools
 import logging
 import os
 import secrets
+import socket
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -114,8 +115,9 @@ class Session:
         if ray.is_initialized():  # by whoever uses distcorr as a library: theirs to shut down
             return
         try:
+            _knock(self.address)
             ray.init(**options)
-        except (ConnectionError, RuntimeError, ValueError) as error:
+        except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
             raise DistcorrError(
                 f"Cannot reach Ray at {self.address}: {str(error).splitlines()[0]}",
                 "--address local starts a Ray of its own, --address inline works without Ray; "
@@ -125,16 +127,12 @@ class Session:
         context.print_on_execution_start = False
         context.enable_progress_bars = False
         context.execution_options.preserve_order = False
-        # An actor pool that cannot be placed waits for ever otherwise.
-        context.execution_no_progress_timeout_s = 300
         logging.getLogger("ray.data").setLevel(logging.ERROR)
         self._connected = True
 
     def pool(self) -> Resources:
         """Actors for a Ray Data pool: one per worker asked for, per GPU, or per CPU."""
-        import ray
-
-        total = ray.cluster_resources()
+        total = _resources()
         gpus = self.compute.gpus_per_worker
         if gpus < 0:
             gpus = 1.0 if total.get("GPU", 0) >= 1 else 0.0
@@ -158,9 +156,9 @@ class Session:
     ) -> Iterator[Outcome[T, R]]:
         """Run ``function(*arguments)`` for every ``(item, arguments)`` and yield as they finish.
 
-        ``work`` is consumed lazily: at most two items per CPU are in flight, so that arguments that
-        ``put`` shares can be made one group at a time. An exception costs its item only; a process
-        that dies is replaced ``compute.retries`` times.
+        ``work`` is consumed lazily: as many items are in flight as workers are asked for, or two
+        per CPU, so that arguments that ``put`` shares can be made one group at a time. An exception
+        costs its item only; a process that dies is replaced ``compute.retries`` times.
         """
         if self.inline:
             limit_threads()
@@ -175,7 +173,8 @@ class Session:
         running: dict[Any, T] = {}
         try:
             while True:
-                limit = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
+                # Asked anew each time: a cluster grows and shrinks.
+                limit = self.compute.workers or 2 * max(1, int(_resources().get("CPU", 1)))
                 for item, arguments in itertools.islice(pending, max(0, limit - len(running))):
                     # A shared argument must be a top-level argument to arrive as its value.
                     running[remote.remote(function, None, None, *arguments)] = item
@@ -204,6 +203,24 @@ def _attempt(
         return Outcome(item, function(*(arguments or ()), *more))
     except Exception as error:  # whatever it is, it costs this item and is reported with it
         return Outcome(item, None, describe(error), traceback.format_exc())
+
+
+def _knock(address: str) -> None:
+    """Fail within seconds where nobody listens; Ray would try for many minutes.
+
+    Raises:
+        OSError: no connection to the ``host:port`` of the address.
+    """
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+
+
+def _resources() -> dict[str, float]:
+    import ray
+
+    total: dict[str, float] = ray.cluster_resources()
+    return total
 
 
 def describe(error: BaseException) -> str:

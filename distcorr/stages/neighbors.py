@@ -46,7 +46,7 @@ def forecast(context: Context) -> Forecast:
 
 
 def _prepare(context: Context) -> tuple[StageFolder, StageFolder, list[Shard]]:
-    features, _ = required("build-db", NAME, context.run)
+    features = required("build-db", NAME, context.run)
     key = stage_key(NAME, VERSION, context)
     instances = FeatureStore(features).instances
     categories = sorted({i.category for i in instances})
@@ -69,17 +69,17 @@ def find_neighbors(
     rows: dict[str, list[Any]] = {"target": [], "neighbor": [], "rank": [], "cosine": []}
     if targets and base:
         kind = f"vectors/{store.vector}"
-        _, base_vectors, _ = store.read(kind, [i.id for i in base])
-        _, target_vectors, _ = store.read(kind, [i.id for i in targets])
+        base_ids, base_vectors, _ = store.read(kind, [i.id for i in base])
+        target_ids, target_vectors, _ = store.read(kind, [i.id for i in targets])
         photographs = np.array([i.image for i in base])
         own = [np.flatnonzero(photographs == t.image) for t in targets]
         indices, cosines = cosine_topk(
             base_vectors.astype(np.float32), target_vectors.astype(np.float32), k, own
         )
-        for target, found, values in zip(targets, indices, cosines, strict=True):
+        for target, found, values in zip(target_ids, indices, cosines, strict=True):
             for rank in np.flatnonzero(found >= 0):
-                rows["target"].append(target.id)
-                rows["neighbor"].append(base[found[rank]].id)
+                rows["target"].append(target)
+                rows["neighbor"].append(base_ids[found[rank]])
                 rows["rank"].append(int(rank))
                 rows["cosine"].append(float(values[rank]))
     schema = pa.schema(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 import json
 import platform
 import time
@@ -11,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 import distcorr
-from distcorr.config import Config, digest
+from distcorr.config import Config, difference, digest
 from distcorr.data.run import Run, Shard, StageFolder
 from distcorr.stages.cluster import Outcome, Session
 from distcorr.types import PARTIAL, DistcorrError
@@ -24,15 +25,11 @@ class Stage(NamedTuple):
         module: imported on use, so that ``--help`` never loads torch.
         needs: stages whose output it reads.
         reads: top-level configuration entries that change its output.
-        unit: what its rows are, for the summary.
-        summary: one line of help.
     """
 
     module: str
     needs: tuple[str, ...]
     reads: tuple[str, ...]
-    unit: str
-    summary: str
 
 
 STAGES = {
@@ -40,24 +37,21 @@ STAGES = {
         "distcorr.stages.build_db",
         (),
         (),  # names its own key: data and weights count by content, not by path
-        "instances",
-        "Extract features into the sharded Parquet store",
     ),
     "neighbors": Stage(
         "distcorr.stages.neighbors",
         ("build-db",),
         ("neighbors",),
-        "pairs",
-        "Find the nearest training neighbours of every target (§3)",
     ),
     "transfer": Stage(
         "distcorr.stages.transfer",
         ("build-db", "neighbors"),
         ("flow",),
-        "pairs",
-        "Align by belief propagation, transfer keypoints (§3, Table 2)",
     ),
 }
+
+
+MAX_DEAD, MAX_DEAD_SHARE = 10, 0.1  # broken items that a stage bears: 10, or a tenth of all
 
 
 class Progress(Protocol):
@@ -133,13 +127,31 @@ def run_stage(name: str, context: Context) -> Summary:
         DistcorrError: a stage that it needs is unfinished (exit code 2), or some shards failed
             (exit code 4) after all the others were done.
     """
+    if STAGES[name].needs:
+        _refuse_other_features(name, context)
     summary: Summary = importlib.import_module(STAGES[name].module).run(context)
     return summary
 
 
+def _refuse_other_features(name: str, context: Context) -> None:
+    """The store was made with the run's saved settings; others here would only be ignored."""
+    saved = context.run.config()
+    changes = [
+        line
+        for line in (difference(saved, context.config) if saved else [])
+        if line.startswith(("dataset.", "features."))
+    ]
+    if changes:
+        raise DistcorrError(
+            f"{name} works on the features that {context.run} holds, and cannot change them: "
+            f"{'; '.join(changes)}",
+            "leave these settings out, or use another run folder and start with distcorr build-db",
+        )
+
+
 def forecast_stage(name: str, context: Context) -> Forecast:
     """What ``run_stage`` would do; reads, and writes nothing."""
-    missing = [need for need in STAGES[name].needs if _finished(need, context.run) is None]
+    missing = [need for need in STAGES[name].needs if context.run.finished(need) is None]
     if missing:
         return Forecast(name, "", None, None, f"waits for {', '.join(missing)}")
     forecast: Forecast = importlib.import_module(STAGES[name].module).forecast(context)
@@ -150,29 +162,28 @@ def stage_key(name: str, version: int, context: Context) -> str:
     """Key of a stage that builds on others: settings, version and the content that it builds on."""
     stage = STAGES[name]
     settings = {entry: asdict(getattr(context.config, entry)) for entry in stage.reads}
-    needs = {need: required(need, name, context.run)[1]["digest"] for need in stage.needs}
+    needs = _identities(name, context.run)
     return digest([name, version, settings, needs])[:8]
 
 
-def required(name: str, by: str, run: Run) -> tuple[StageFolder, dict[str, Any]]:
+def _identities(name: str, run: Run) -> dict[str, list[str]]:
+    """What the stage builds on, by content."""
+    return {need: required(need, name, run).identity() for need in STAGES[name].needs}
+
+
+def required(name: str, by: str, run: Run) -> StageFolder:
     """A finished stage that another builds on.
 
     Raises:
-        DistcorrError: it is not finished.
+        DistcorrError: it is unfinished, or out of date.
     """
-    found = _finished(name, run)
-    if found is None:
+    stage = run.finished(name)
+    if stage is None:
         raise DistcorrError(
-            f"{by} needs the output of {name}, and {run} has none that is finished.",
+            f"{by} needs the output of {name}, and {run} has none that is finished and up to date.",
             f"distcorr {name} -r {run}   (or distcorr run, which does every stage in order)",
         )
-    return found
-
-
-def _finished(name: str, run: Run) -> tuple[StageFolder, dict[str, Any]] | None:
-    stage = run.current(name)
-    summary = stage.done() if stage else None
-    return (stage, summary) if stage and summary else None
+    return stage
 
 
 def run_shards(
@@ -195,9 +206,15 @@ def run_shards(
     began = time.monotonic()
     stamp = time.strftime("%Y%m%d-%H%M%S")
     todo = stage.todo(plan)
+    entry = {
+        "key": stage.key,
+        "shards": len(plan),
+        "needs": _identities(stage.name, context.run),
+        "versions": _versions(context, stage, anything_done=len(todo) < len(plan)),
+    }
     if todo:
-        begun = {"key": stage.key, "shards": len(plan)}
-        context.run.record(stage.name, begun, versions=versions())
+        stage.begin()
+        context.run.record(stage.name, entry)
     context.progress.start(stage.name, len(plan), len(plan) - len(todo))
     failures: list[Outcome[Shard, Any]] = []
     lines: list[str] = []
@@ -205,8 +222,8 @@ def run_shards(
         for outcome in work(todo) if todo else ():
             if outcome.error:
                 failures.append(outcome)
-            entry = {"shard": outcome.item.index, "error": outcome.error}
-            lines.append(json.dumps(entry | {"result": outcome.result, "details": outcome.details}))
+            line = {"shard": outcome.item.index, "error": outcome.error}
+            lines.append(json.dumps(line | {"result": outcome.result, "details": outcome.details}))
             context.progress.advance(bool(outcome.error))
     finally:
         if lines:
@@ -221,9 +238,9 @@ def run_shards(
             f"distcorr status -v -r {context.run} shows each failure",
             PARTIAL,
         )
+    refuse_too_many_dead(stage, plan)
     done = stage.finish(plan)
-    entry = {"key": stage.key, "shards": len(plan)} | done
-    context.run.record(stage.name, entry)
+    context.run.record(stage.name, entry | done)
     summary = Summary(
         stage.name,
         stage.key,
@@ -244,13 +261,38 @@ def run_shards(
     return summary
 
 
-def versions() -> dict[str, str]:
-    """Versions of what a result depends on, for the manifest."""
-    from importlib.metadata import version
+def refuse_too_many_dead(stage: StageFolder, plan: Sequence[Shard]) -> None:
+    """A few broken photographs cost themselves; many mean that something else is wrong.
 
+    Raises:
+        DistcorrError: more than ``MAX_DEAD`` items and ``MAX_DEAD_SHARE`` of all were left out.
+    """
+    dead, items = stage.dead_letters(), sum(len(shard.items) for shard in plan)
+    if len(dead) > max(MAX_DEAD, MAX_DEAD_SHARE * items):
+        raise DistcorrError(
+            f"{len(dead)} of {items} items of {stage.name} could not be read, too many for the "
+            f"numbers to mean anything; the first: {dead[0].error}",
+            "distcorr status -v names them; mend the files and run the same command again",
+            PARTIAL,
+        )
+
+
+def _versions(context: Context, stage: StageFolder, anything_done: bool) -> dict[str, str]:
+    """Versions of what a result depends on; warns when earlier shards were made with others."""
     names = ("torch", "numpy", "scipy", "faiss-cpu", "numba", "pyarrow", "ray")
-    return {
+    now = {
         "distcorr": distcorr.__version__,
         "python": platform.python_version(),
         "machine": platform.machine(),
-    } | {name: version(name) for name in names}
+    } | {name: importlib.metadata.version(name) for name in names}
+    before = context.run.manifest()["stages"].get(stage.name, {})
+    if not (anything_done and before.get("key") == stage.key):
+        return now
+    earlier: dict[str, str] = before.get("versions", now)
+    changed = [f"{n} {earlier.get(n)} -> {v}" for n, v in now.items() if earlier.get(n) != v]
+    if changed:
+        context.progress.warn(
+            f"parts of {stage.name} were made with other versions ({', '.join(changed)}) and may "
+            "differ in their bytes; a new run folder makes all of them with one"
+        )
+    return earlier

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from distcorr.algorithms.crop import from_square, to_square
-from distcorr.algorithms.flow import align, unit_norm
+from distcorr.algorithms.flow import align_many, unit_norm
 from distcorr.algorithms.transfer import carry, order_by, predict_keypoints
 from distcorr.config import FlowConfig, digest
 from distcorr.data.run import Shard, StageFolder
@@ -54,15 +54,21 @@ PREDICTIONS = pa.schema(
 )
 
 
-@dataclass(frozen=True)
-class _Category:
-    """What all shards of a category share: one copy per node."""
+_Neighbors = dict[str, list[tuple[str, float]]]
 
-    name: str
+
+@dataclass(frozen=True)
+class _Work:
+    """One shard: its targets' neighbours, and what is needed of each instance of both kinds.
+
+    The category's grids, which all of its shards share, travel beside it: one copy per node.
+    """
+
+    category: str
     keypoint_names: tuple[str, ...]
+    neighbors: _Neighbors
     instances: dict[str, Instance]
-    rows: dict[str, int]  # instance id -> row of grids
-    grids: HalfArray
+    rows: dict[str, int]  # instance id -> row of the category's grids
     geometry: Geometry
     method: str
 
@@ -86,12 +92,9 @@ def forecast(context: Context) -> Forecast:
     return Forecast(NAME, stage.key, len(plan), len(stage.todo(plan)))
 
 
-_Neighbors = dict[str, list[tuple[str, float]]]
-
-
 def _prepare(context: Context) -> tuple[FeatureStore, StageFolder, list[Shard], _Neighbors]:
-    features, _ = required("build-db", NAME, context.run)
-    pairs, _ = required("neighbors", NAME, context.run)
+    features = required("build-db", NAME, context.run)
+    pairs = required("neighbors", NAME, context.run)
     neighbors: _Neighbors = defaultdict(list)
     for table in pairs.folder.iter_tables(pairs.parts("pairs")):
         for row in table.to_pylist():  # in rank order
@@ -101,6 +104,8 @@ def _prepare(context: Context) -> tuple[FeatureStore, StageFolder, list[Shard], 
     size = context.config.flow.shard
     for category in sorted(store.keypoint_names):
         targets = [i.id for i in store.members(category, "val")]
+        if not store.members(category, "train"):
+            continue  # nothing to learn from: the report says so
         for start in range(0, len(targets), size):
             chunk = targets[start : start + size]
             inputs = digest([[t, neighbors[t]] for t in chunk])[:16]
@@ -126,20 +131,20 @@ def _arguments(
         ids |= {n for i in tuple(ids) for n, _ in neighbors[i]}
         kept, grids, meta = store.read(f"grids/{store.conv}", sorted(ids))
         assert meta.geometry is not None  # grids are written with it
-        shared = context.session.put(
-            _Category(
+        shared = context.session.put(grids)
+        rows = {i: row for row, i in enumerate(kept)}
+        for shard in shards:
+            members = {*shard.items, *(n for t in shard.items for n, _ in neighbors[t])}
+            work = _Work(
                 category,
                 store.keypoint_names[category],
-                {i: instances[i] for i in kept},
-                {i: row for row, i in enumerate(kept)},
-                grids,
+                {t: neighbors[t] for t in shard.items},
+                {i: instances[i] for i in members},
+                {i: rows[i] for i in members},
                 meta.geometry,
                 f"{store.conv} flow",
             )
-        )
-        for shard in shards:
-            chosen = {t: neighbors[t] for t in shard.items}
-            yield shard, (shared, stage, shard, chosen, context.config.flow)
+            yield shard, (shared, work, stage, shard, context.config.flow)
 
 
 # -- one shard ---------------------------------------------------------------------------------
@@ -154,37 +159,33 @@ class _Pairs:
 
 
 def transfer_shard(
-    category: _Category,
-    stage: StageFolder,
-    shard: Shard,
-    neighbors: _Neighbors,
-    config: FlowConfig,
+    grids: HalfArray, work: _Work, stage: StageFolder, shard: Shard, config: FlowConfig
 ) -> dict[str, int]:
     """Align the shard's targets with their neighbours; write pairs, predictions and marker."""
     pairs = _Pairs()
 
     @functools.cache  # the targets of a shard share many neighbours
     def grid(instance: str) -> FloatArray:
-        values = category.grids[category.rows[instance]]
+        values = grids[work.rows[instance]]
         return unit_norm(values) if config.feature_norm == "unit" else values.astype(np.float32)
 
     predictions: dict[str, list[Any]] = {name: [] for name in PREDICTIONS.names}
     for target in shard.items:
-        instance = category.instances[target]
-        found = neighbors[target]
-        flowed, copied, orders = _align_target(category, instance, found, grid, config, pairs)
-        shown = np.array([category.instances[n].visible for n, _ in found], bool)
-        shown = shown.reshape(len(found), len(category.keypoint_names))
+        instance = work.instances[target]
+        found = work.neighbors[target]
+        flowed, copied, orders = _align_target(work, instance, grid, config, pairs)
+        shown = np.array([work.instances[n].visible for n, _ in found], bool)
+        shown = shown.reshape(len(found), len(work.keypoint_names))
         rank = np.arange(len(found))
         for method, carried, order in (
-            (category.method, flowed, orders),
+            (work.method, flowed, orders),
             (COPY, copied, rank),  # copying has no energies: the most similar first (protocol O17)
         ):
             points = predict_keypoints(carried, shown, order, config.keep, strict=config.strict)
-            _append_predictions(predictions, method, category, instance, points)
+            _append_predictions(predictions, method, work, instance, points)
     files = {}
     for name, table in (
-        (f"pairs/{shard.part}", _pairs_table(pairs, category.geometry.cells)),
+        (f"pairs/{shard.part}", _pairs_table(pairs, work.geometry.cells)),
         (f"predictions/{shard.part}", pa.table(predictions, schema=PREDICTIONS)),
     ):
         files[name] = stage.folder.write_table(name, table, row_group_size=65536)
@@ -193,28 +194,27 @@ def transfer_shard(
 
 
 def _align_target(
-    category: _Category,
+    work: _Work,
     instance: Instance,
-    found: list[tuple[str, float]],
     grid: Callable[[str], FloatArray],
     config: FlowConfig,
     pairs: _Pairs,
 ) -> tuple[Any, Any, Any]:
     """(N, K, 2) keypoints carried by flow and by copying, px in the photograph; (N,) order."""
-    geometry, side = category.geometry, category.geometry.input_size
-    source = grid(instance.id)
-    shape = (len(found), len(category.keypoint_names), 2)
+    geometry, side = work.geometry, work.geometry.input_size
+    found = work.neighbors[instance.id]
+    flows = align_many(
+        grid(instance.id),
+        [grid(neighbor) for neighbor, _ in found],
+        config.beta,
+        iterations=config.iterations,
+        reweighted=config.reweighted,
+    )
+    shape = (len(found), len(work.keypoint_names), 2)
     flowed, copied = np.full(shape, np.nan), np.full(shape, np.nan)
     energies = np.zeros((len(found), 2))
-    for i, (neighbor, cosine) in enumerate(found):
-        other = category.instances[neighbor]
-        flow = align(
-            source,
-            grid(neighbor),
-            config.beta,
-            iterations=config.iterations,
-            reweighted=config.reweighted,
-        )
+    for i, ((neighbor, cosine), flow) in enumerate(zip(found, flows, strict=True)):
+        other = work.instances[neighbor]
         keypoints = to_square(other.keypoints, other.box, side)
         carried = carry(keypoints, flow.displacement, geometry)
         flowed[i] = from_square(carried, instance.box, side)
@@ -244,7 +244,7 @@ def _align_target(
 def _append_predictions(
     columns: dict[str, list[Any]],
     method: str,
-    category: _Category,
+    work: _Work,
     instance: Instance,
     points: npt.NDArray[np.float64],
 ) -> None:
@@ -253,10 +253,10 @@ def _append_predictions(
         missing = bool(np.isnan(points[k]).any())
         for name, value in (
             ("method", method),
-            ("category", category.name),
+            ("category", work.category),
             ("instance", instance.id),
             ("image", instance.image),
-            ("keypoint", category.keypoint_names[k]),
+            ("keypoint", work.keypoint_names[k]),
             ("x", None if missing else points[k, 0]),
             ("y", None if missing else points[k, 1]),
             ("true_x", float(instance.keypoints[k, 0])),

@@ -99,10 +99,10 @@ def test_config_and_manifest_round_trip(tmp_path: Path) -> None:
     assert run.current("build-db") is None
     config = configuration.load("paper", ["flow.beta=0.01"])
     run.save_config(config)
-    run.record("build-db", {"key": "k0"}, versions={"x": "1"})
+    run.record("build-db", {"key": "k0"})
     run.record("transfer", {"key": "k1"})
     assert run.config() == config
-    assert run.manifest()["versions"] == {"x": "1"}
+    assert run.manifest() == {"stages": {"build-db": {"key": "k0"}, "transfer": {"key": "k1"}}}
     current = run.current("transfer")
     assert current is not None
     assert current.key == "k1"
@@ -121,3 +121,40 @@ def test_an_unwritable_run_folder_is_named(tmp_path: Path) -> None:
     run = Run(os.fspath(tmp_path / "file" / "run"))
     with pytest.raises(DistcorrError, match=r"Cannot write .*file/run"):
         run.save_config(configuration.load("smoke"))
+
+
+def test_more_shards_than_five_digits(tmp_path: Path) -> None:
+    stage = Run(str(tmp_path)).stage("build-db", "k0")
+    plan = [Shard(i, "x", ("a",)) for i in (10_000, 100_000)]
+    for shard in plan:
+        build(stage, shard)
+    assert stage.todo(plan) == []
+    assert stage.finish(plan)["shards"] == 2
+
+
+def test_a_stage_is_finished_while_what_it_was_made_from_stands(tmp_path: Path) -> None:
+    run = Run(str(tmp_path))
+    first, second = run.stage("build-db", "k0"), run.stage("transfer", "k1")
+    for shard in PLAN:
+        build(first, shard)
+        build(second, shard)
+    run.record("build-db", {"key": "k0"})
+    assert run.finished("build-db") is None
+    first.finish(PLAN)
+    second.finish(PLAN)
+    run.record("transfer", {"key": "k1", "needs": {"build-db": first.identity()}})
+    assert run.finished("build-db") is not None
+    assert run.finished("transfer") is not None
+    first.begin()  # being made anew: neither can be relied on
+    assert run.finished("build-db") is None
+    assert run.finished("transfer") is None
+    build(first, PLAN[0], rows=3)
+    run.stage("build-db", "k0").finish(PLAN)  # complete again, with another content
+    assert run.finished("build-db") is not None
+    assert run.finished("transfer") is None
+
+
+def test_a_foreign_manifest_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text("[]")
+    with pytest.raises(DistcorrError, match="not the manifest of a run"):
+        Run(str(tmp_path)).manifest()

@@ -96,9 +96,14 @@ def test_features_come_in_the_order_asked_for_without_the_dead(store: FeatureSto
     assert [i.id for i in store.members("bird", "train")] == ["i0", "i1", "i3"]
 
 
-def test_nothing_to_read_is_an_error(store: FeatureStore) -> None:
-    with pytest.raises(DistcorrError, match="has no grids/conv4 for the 1 instances"):
-        store.read("grids/conv4", ["i2"])
+def test_what_is_not_there_is_an_error(store: FeatureStore) -> None:
+    with pytest.raises(DistcorrError, match="has no grids/conv4 for 0 of the 0 instances"):
+        store.read("grids/conv4", ["i2"])  # a dead one
+    store.dead = frozenset()
+    with pytest.raises(DistcorrError, match="has no grids/conv4 for 1 of the 2 instances"):
+        store.read("grids/conv4", ["i2", "i3"])
+    with pytest.raises(DistcorrError, match="Cannot read the table"):
+        store.read("vectors/fc7", ["i3"])
 
 
 def test_the_fingerprint_is_of_the_annotations_not_of_the_place() -> None:

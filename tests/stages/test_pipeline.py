@@ -253,6 +253,127 @@ def test_too_many_broken_photographs_end_the_stage(
     assert caught.value.exit_code == 4
 
 
+def test_a_photograph_mended_at_the_same_size_is_read_again(
+    voc: Path, tmp_path: Path, toy_settings: Settings
+) -> None:
+    settings = voc_settings(toy_settings, voc)
+    path = min((voc / "VOCdevkit/VOC2011/JPEGImages").glob("*.jpg"))
+    content = path.read_bytes()
+    path.write_bytes(bytes(len(content)))
+    assert run_all(tmp_path / "run", settings)["build-db"].dead > 0
+    path.write_bytes(content)
+    assert run_all(tmp_path / "run", settings)["build-db"].dead == 0
+    run_all(tmp_path / "whole", settings)
+    mended, whole = contents(tmp_path / "run"), contents(tmp_path / "whole")
+    assert all(mended[name] == whole[name] for name in whole)
+
+
+# -- nothing rests on what has changed ---------------------------------------------------------
+
+
+def test_a_store_that_is_being_made_anew_is_not_used(
+    copy: Path, toy_settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Interrupted in the middle of a repair: neither neighbours nor a report until it is whole."""
+    from distcorr.report import tables
+    from distcorr.stages import build_db
+
+    (stage_folder(copy, "build-db") / "shards" / "00001.json").unlink()
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(build_db.BuildShard, "__call__", stop)
+    with pytest.raises(KeyboardInterrupt):
+        run_all(copy, toy_settings(INLINE), ["build-db"])
+    monkeypatch.undo()
+    with pytest.raises(DistcorrError, match="finished and up to date"):
+        run_all(copy, toy_settings(INLINE), ["neighbors"])
+    with pytest.raises(DistcorrError, match="finished and up to date"):
+        tables.build(Run(str(copy)))
+    run_all(copy, toy_settings(INLINE))
+    assert tables.build(Run(str(copy))).rows
+
+
+def test_a_report_is_never_of_older_neighbours(copy: Path, toy_settings: Settings) -> None:
+    from distcorr.report import tables
+
+    run_all(copy, toy_settings(INLINE, "neighbors.k=2"), ["neighbors"])
+    with pytest.raises(DistcorrError, match="finished and up to date"):
+        tables.build(Run(str(copy)))
+    run_all(copy, toy_settings(INLINE, "neighbors.k=2"), ["transfer"])
+    assert tables.build(Run(str(copy))).rows
+
+
+@pytest.mark.parametrize("setting", ["dataset.limit=1", "features.conv=block7"])
+def test_later_stages_cannot_change_data_or_features(
+    copy: Path, toy_settings: Settings, setting: str
+) -> None:
+    before = contents(copy), (copy / "config.toml").read_bytes()
+    with pytest.raises(DistcorrError, match="cannot change them"):
+        run_all(copy, toy_settings(INLINE, setting), ["transfer"])
+    assert (contents(copy), (copy / "config.toml").read_bytes()) == before
+
+
+def test_other_versions_are_noticed(copy: Path, toy_settings: Settings) -> None:
+    manifest = json.loads((copy / "manifest.json").read_text())
+    manifest["stages"]["transfer"]["versions"]["numpy"] = "0.1"
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    (stage_folder(copy, "transfer") / "shards" / "00001.json").unlink()
+    config, recorder = toy_config(toy_settings(INLINE)), Recorder()
+    with Session(config.compute) as session:
+        run_stage("transfer", Context(config, Run(str(copy)), session, recorder))
+    assert any("numpy 0.1 ->" in warning for warning in recorder.warnings)
+
+
+# -- unusual data ------------------------------------------------------------------------------
+
+
+def only(voc: Path, category: str, split: str) -> None:
+    """Take a category out of one split."""
+    lists = voc / "VOCdevkit/VOC2011/ImageSets/Main"
+    named = (lists / f"{category}_{split}.txt").read_text().splitlines()
+    out = {line.split()[0] for line in named if line.split()[1] != "-1"}
+    for name in out:
+        for path in (voc / "annotations" / category).glob(f"{name}_*.xml"):
+            path.unlink()
+
+
+@pytest.mark.parametrize(("split", "word"), [("train", "no train"), ("val", "no val")])
+def test_a_category_that_lacks_a_split_is_not_scored(
+    voc: Path, tmp_path: Path, toy_settings: Settings, split: str, word: str
+) -> None:
+    from distcorr.report import tables
+
+    only(voc, "house", split)
+    run_all(tmp_path / "run", voc_settings(toy_settings, voc))
+    report = tables.build(Run(str(tmp_path / "run")))
+    assert {row["category"] for row in report.rows} == {"butterfly", "fish", "mean"}
+    assert any(f"house ({word})" in note for note in report.notes)
+
+
+def test_nothing_to_score_is_said(voc: Path, tmp_path: Path, toy_settings: Settings) -> None:
+    from distcorr.report import tables
+
+    for category in ("butterfly", "fish", "house"):
+        only(voc, category, "val")
+    run_all(tmp_path / "run", voc_settings(toy_settings, voc))
+    with pytest.raises(DistcorrError, match="nothing to score"):
+        tables.build(Run(str(tmp_path / "run")))
+
+
+def test_one_layer_may_serve_as_grid_and_as_vector(tmp_path: Path, toy_settings: Settings) -> None:
+    settings = toy_settings(INLINE, "features.conv=block15", "features.vector=block15")
+    summaries = run_all(tmp_path / "run", settings)
+    assert summaries["transfer"].rows == 45
+
+
+def test_a_layer_without_cells_is_refused_at_once(tmp_path: Path, toy_settings: Settings) -> None:
+    with pytest.raises(DistcorrError, match="fc"):
+        run_all(tmp_path / "run", toy_settings(INLINE, "features.conv=fc"))
+    assert not (tmp_path / "run" / "build-db").exists()
+
+
 # -- faults ------------------------------------------------------------------------------------
 
 

@@ -1,0 +1,46 @@
+"""The main job on real photographs, through the command line."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+pytestmark = pytest.mark.photos
+
+
+def run(folder: Path, photos: Path, *more: str) -> dict[tuple[str, str, float], float]:
+    """Table 2 of birds and faces: (method, category, alpha) -> PCK in per cent."""
+    weights = photos / "weights" / "bvlc_alexnet_conv1-5.npz"
+    command = [sys.executable, "-m", "distcorr", "run", "-p", "paper", "--json", "-r", str(folder)]
+    command += ["--data", str(photos / "data" / "voc-photos"), "--weights", str(weights)]
+    command += ["-c", "bird", "-c", "person", "--limit", "60", *more]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert "BVLC AlexNet conv1-5, 8 bit" in report["weights"]
+    assert "120 training and 120 validation" in report["data"]
+    return {
+        (row["method"], row["category"], row["alpha"]): row["value"]
+        for row in report["rows"]
+        if row["table"] == "table2"
+    }
+
+
+def test_flow_beats_copying_and_shuffled_weights(photos: Path, tmp_path: Path) -> None:
+    real = run(tmp_path / "real", photos, "--address", "inline")
+    for category in ("bird", "person"):
+        assert real["conv4 flow", category, 0.1] > real["NN transfer", category, 0.1]
+        for alpha in (0.05, 0.025):
+            assert real["conv4 flow", category, alpha] > real["NN transfer", category, alpha] + 4
+    picture = np.asarray(Image.open(tmp_path / "real" / "report" / "figure3.png").convert("L"))
+    assert picture.std() > 30
+    control = ("--set", "features.control=shuffled-weights", "--address", "inline")
+    shuffled = run(tmp_path / "shuffled", photos, *control)
+    for alpha in (0.1, 0.05, 0.025):
+        assert shuffled["conv4 flow", "mean", alpha] < real["conv4 flow", "mean", alpha] - 8
