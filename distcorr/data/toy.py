@@ -76,7 +76,7 @@ def write_toy(folder: Folder, *, seed: int, train: int, val: int) -> None:
             raise DistcorrError(
                 f"{folder} holds a toy data set of other parameters ({folder.read_json(marker)}) "
                 f"than {arguments}",
-                "delete that folder or choose another",
+                "choose another run folder: --run runs/another",
             )
     if folder.exists(_DONE):
         return

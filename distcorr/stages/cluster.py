@@ -138,8 +138,10 @@ class Session:
             gpus = 1.0 if total.get("GPU", 0) >= 1 else 0.0
         cpus = int(total.get("CPU", 1)) or 1
         actors = self.compute.workers or max(1, int(total.get("GPU", 0) / gpus) if gpus else cpus)
+        if gpus or actors < cpus or (actors > cpus and self.address != "local"):
+            return Resources(actors, 1.0, gpus)  # more than there are: the cluster is to grow
         # A pool that takes every CPU leaves none for Ray Data's own work, and waits for ever.
-        return Resources(actors, 1.0 if actors < cpus else 0.9 * cpus / actors, gpus)
+        return Resources(actors, 0.9 * cpus / actors, gpus)
 
     def put(self, value: R) -> Any:
         """Share a value with every worker; inline, the value itself."""
