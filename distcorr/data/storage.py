@@ -50,7 +50,7 @@ class Folder:
             self._fs: fs.FileSystem = fs.LocalFileSystem()
         else:
             try:
-                self._fs, root = fs.FileSystem.from_uri(text)
+                self._fs, root = fs.FileSystem.from_uri(_with_single_put(text))
             except (pa.ArrowException, OSError) as error:
                 raise DistcorrError(
                     f"Cannot open {_without_secrets(text)}: {_first_line(error)}",
@@ -217,6 +217,13 @@ def _write_local(path: Path, content: bytes) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _with_single_put(uri: str) -> str:
+    """An s3:// URI whose small writes are one PUT each, not a multipart upload of one part."""
+    if not uri.startswith("s3://") or "allow_delayed_open" in uri:
+        return uri
+    return f"{uri}{'&' if '?' in uri else '?'}allow_delayed_open=true"
 
 
 def _without_secrets(uri: str) -> str:

@@ -114,3 +114,12 @@ def test_an_unknown_scheme_hides_secrets():
         Folder("nosuch://user:secret@host/x?key=secret")
     assert caught.value.exit_code == USAGE
     assert "//host/x" in caught.value.message
+
+
+def test_s3_uris_ask_for_single_puts_and_hide_their_secrets():
+    folder = Folder("s3://key:secret@bucket/a?region=us-east-1&endpoint_override=127.0.0.1:1")
+    assert str(folder) == "s3://bucket/a"
+    assert not folder.is_local
+    assert str(folder / "b") == "s3://bucket/a/b"
+    with pytest.raises(DistcorrError, match=r"names no bucket|Cannot open"):
+        Folder("s3://?region=us-east-1")
