@@ -15,7 +15,7 @@ from typer.core import TyperGroup
 
 from distcorr import config as configuration
 from distcorr.config import PRESETS, Config
-from distcorr.types import INTERRUPTED, USAGE, DistcorrError, did_you_mean
+from distcorr.errors import INTERRUPTED, USAGE, DistcorrError, did_you_mean
 
 if TYPE_CHECKING:
     from distcorr.data.run import Run

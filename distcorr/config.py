@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, get_type_hints
 
-from distcorr.types import DistcorrError, did_you_mean
+from distcorr.errors import DistcorrError, did_you_mean
 
 
 def setting(default: Any, source: str) -> Any:

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as Bar
 from rich.table import Table
 
-from distcorr.types import DistcorrError
+from distcorr.errors import DistcorrError
 
 if TYPE_CHECKING:
     from distcorr.report.tables import Report

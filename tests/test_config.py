@@ -4,7 +4,7 @@ import pytest
 
 from distcorr import config as configuration
 from distcorr.config import PRESETS, Config
-from distcorr.types import DistcorrError, did_you_mean
+from distcorr.errors import DistcorrError, did_you_mean
 
 
 @pytest.mark.parametrize("name", PRESETS)

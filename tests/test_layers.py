@@ -46,7 +46,7 @@ def test_nothing_is_swallowed() -> None:
     ("module", "heavy"),
     [
         ("distcorr", ("numpy", "torch", "ray")),
-        ("distcorr.cli", ("torch", "ray", "pyarrow", "scipy")),
+        ("distcorr.cli", ("numpy", "torch", "ray", "pyarrow", "scipy")),
     ],
 )
 def test_light_imports(module: str, heavy: tuple[str, ...]) -> None:

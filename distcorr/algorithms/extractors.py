@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from distcorr.algorithms import nets
 from distcorr.algorithms.geometry import Step, chain
-from distcorr.types import MISSING, DistcorrError, FloatArray, Geometry, did_you_mean
+from distcorr.errors import MISSING, DistcorrError, did_you_mean
+from distcorr.types import FloatArray, Geometry
 
 Arrays = Mapping[str, np.ndarray]
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from distcorr.types import DistcorrError, Geometry
+from distcorr.errors import DistcorrError
+from distcorr.types import Geometry
 
 # (kernel, stride, pad) in px of the layer's own input; a fourth True rounds the number of cells
 # up, as Caffe's pooling does, where convolutions round down.

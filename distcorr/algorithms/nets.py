@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from distcorr.algorithms.geometry import Step, chain
-from distcorr.types import MISSING, DistcorrError, Geometry
+from distcorr.errors import MISSING, DistcorrError
+from distcorr.types import Geometry
 
 
 class Conv(NamedTuple):

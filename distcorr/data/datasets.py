@@ -10,7 +10,8 @@ import pyarrow as pa
 
 from distcorr.config import DatasetConfig, digest
 from distcorr.data.storage import Folder
-from distcorr.types import MISSING, Box, Dataset, DistcorrError, Instance, did_you_mean
+from distcorr.errors import MISSING, DistcorrError, did_you_mean
+from distcorr.types import Box, Dataset, Instance
 
 Loader = Callable[..., Dataset]  # load(root, categories=(), limit=0) -> Dataset
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from distcorr.data.storage import Folder
-from distcorr.types import MISSING, DistcorrError
+from distcorr.errors import MISSING, DistcorrError
 
 
 def read_image(folder: Folder, name: str) -> npt.NDArray[np.uint8]:

@@ -27,7 +27,7 @@ import pyarrow as pa
 from distcorr import config as configuration
 from distcorr.config import Config, digest
 from distcorr.data.storage import Folder, Written
-from distcorr.types import DistcorrError
+from distcorr.errors import DistcorrError
 
 CONFIG, MANIFEST, DONE = "config.toml", "manifest.json", "_done.json"
 DEAD = "dead_letters.parquet"

@@ -16,7 +16,8 @@ import pyarrow as pa
 
 from distcorr.data import datasets
 from distcorr.data.run import DEAD, StageFolder
-from distcorr.types import MISSING, DistcorrError, Geometry, Instance
+from distcorr.errors import MISSING, DistcorrError
+from distcorr.types import Geometry, Instance
 
 HalfArray = npt.NDArray[np.float16]
 INSTANCES = "instances.parquet"

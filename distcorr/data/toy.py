@@ -26,7 +26,7 @@ from distcorr.data.toy_drawings import (
     on_canvas,
     palette,
 )
-from distcorr.types import DistcorrError
+from distcorr.errors import DistcorrError
 
 CATEGORIES = tuple(DRAWINGS)
 

@@ -29,7 +29,8 @@ from distcorr.data.voc_files import (
     read_photographs,
     read_splits,
 )
-from distcorr.types import MISSING, Box, Dataset, DistcorrError, Instance, did_you_mean
+from distcorr.errors import MISSING, DistcorrError, did_you_mean
+from distcorr.types import Box, Dataset, Instance
 
 _MIN_IOU = 0.5
 

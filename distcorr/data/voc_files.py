@@ -11,7 +11,8 @@ from typing import NamedTuple
 from xml.etree import ElementTree
 
 from distcorr.data.storage import Folder
-from distcorr.types import MISSING, Box, DistcorrError
+from distcorr.errors import MISSING, DistcorrError
+from distcorr.types import Box
 
 LAYOUT = "give the folder that holds VOCdevkit/VOC2011 and annotations/<category>/*.xml"
 

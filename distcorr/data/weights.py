@@ -16,7 +16,8 @@ import numpy as np
 
 from distcorr.data.caffemodel import read_caffemodel
 from distcorr.data.storage import Folder
-from distcorr.types import MISSING, DistcorrError, FloatArray
+from distcorr.errors import MISSING, DistcorrError
+from distcorr.types import FloatArray
 
 Arrays = dict[str, FloatArray]
 

@@ -16,7 +16,8 @@ from distcorr.data.images import read_image
 from distcorr.data.run import Run, StageFolder
 from distcorr.data.storage import Folder
 from distcorr.data.store import FeatureStore
-from distcorr.types import Array, DistcorrError, Instance
+from distcorr.errors import DistcorrError
+from distcorr.types import Array, Instance
 
 COLUMNS = 5  # warped neighbours per row, as the paper's Figure 3
 

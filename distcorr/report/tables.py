@@ -16,7 +16,7 @@ from distcorr.algorithms import pck
 from distcorr.config import EvaluationConfig
 from distcorr.data.run import Run, StageFolder
 from distcorr.data.store import FeatureStore
-from distcorr.types import DistcorrError
+from distcorr.errors import DistcorrError
 
 COLUMNS = ("table", "method", "category", "alpha", "value", "low", "high", "n")
 

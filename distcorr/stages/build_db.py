@@ -29,9 +29,10 @@ from distcorr.data.run import DeadLetter, Shard, StageFolder
 from distcorr.data.storage import Folder, Written
 from distcorr.data.store import INSTANCES, FeatureMeta, FeatureStore, feature_table
 from distcorr.data.weights import Weights, load_weights
+from distcorr.errors import DistcorrError
 from distcorr.stages.cluster import Outcome, Session, describe, limit_threads
 from distcorr.stages.pipeline import Context, Forecast, Summary, run_shards
-from distcorr.types import Array, Dataset, DistcorrError, Instance
+from distcorr.types import Array, Dataset, Instance
 
 VERSION = 1
 NAME = "build-db"

@@ -19,7 +19,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 from distcorr.config import ComputeConfig
 from distcorr.data.run import inside_ray_job
-from distcorr.types import DistcorrError
+from distcorr.errors import DistcorrError
 
 T = TypeVar("T")
 R = TypeVar("R")

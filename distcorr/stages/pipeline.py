@@ -14,8 +14,8 @@ from typing import Any, NamedTuple, Protocol
 import distcorr
 from distcorr.config import Config, difference, digest
 from distcorr.data.run import Run, Shard, StageFolder
+from distcorr.errors import PARTIAL, DistcorrError
 from distcorr.stages.cluster import Outcome, Session
-from distcorr.types import PARTIAL, DistcorrError
 
 
 class Stage(NamedTuple):

@@ -10,7 +10,8 @@ from PIL import Image
 from distcorr.algorithms import extractors, nets
 from distcorr.algorithms.extractors import NETWORKS, build, shuffled
 from distcorr.data.weights import load_weights
-from distcorr.types import DistcorrError, Geometry
+from distcorr.errors import DistcorrError
+from distcorr.types import Geometry
 
 BIRDS = {*range(7, 25), *range(80, 101), *range(127, 147)}  # ImageNet's classes
 CARS = {407, 436, 468, 479, 511, 575, 609, 627, 654, 656, 661, 717, 751, 817, 864}

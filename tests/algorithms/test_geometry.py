@@ -5,7 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distcorr.algorithms.geometry import chain
-from distcorr.types import DistcorrError, Geometry
+from distcorr.errors import DistcorrError
+from distcorr.types import Geometry
 
 PRIMES = (2, 3, 5, 7)
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from distcorr.algorithms import nets
 from distcorr.algorithms.nets import ALEXNET, CAFFENET, SQUEEZENET, Network, geometry, skeleton
-from distcorr.types import DistcorrError
+from distcorr.errors import DistcorrError
 
 SMALL = (
     nets.Conv("conv1", 6, 3, stride=2),

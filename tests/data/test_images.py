@@ -6,7 +6,7 @@ from PIL import Image
 
 from distcorr.data.images import read_image
 from distcorr.data.storage import Folder
-from distcorr.types import MISSING, DistcorrError
+from distcorr.errors import MISSING, DistcorrError
 
 
 def encoded(picture: Image.Image, kind: str = "PNG", **options) -> bytes:

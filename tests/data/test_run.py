@@ -8,7 +8,7 @@ import pytest
 
 from distcorr import config as configuration
 from distcorr.data.run import DeadLetter, Run, Shard, StageFolder
-from distcorr.types import DistcorrError
+from distcorr.errors import DistcorrError
 
 PLAN = [Shard(i, f"input{i}", (f"a{i}", f"b{i}")) for i in range(3)]
 

@@ -6,7 +6,7 @@ import pytest
 
 from distcorr.data import storage
 from distcorr.data.storage import Folder
-from distcorr.types import MISSING, USAGE, DistcorrError
+from distcorr.errors import MISSING, USAGE, DistcorrError
 
 
 @pytest.fixture

@@ -11,7 +11,8 @@ import pytest
 from distcorr.data import datasets
 from distcorr.data.run import DeadLetter, Run, Shard
 from distcorr.data.store import FeatureMeta, FeatureStore, feature_table, read_features
-from distcorr.types import Box, Dataset, DistcorrError, Geometry, Instance
+from distcorr.errors import DistcorrError
+from distcorr.types import Box, Dataset, Geometry, Instance
 
 GEOMETRY = Geometry(input_size=227, stride=16, offset=17.0, rf=131, cells=3)
 META = FeatureMeta("conv4", (3, 3, 5), GEOMETRY, "abc")

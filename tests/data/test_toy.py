@@ -9,7 +9,7 @@ from distcorr.data import toy, voc
 from distcorr.data.check import check
 from distcorr.data.images import read_image
 from distcorr.data.storage import Folder
-from distcorr.types import DistcorrError
+from distcorr.errors import DistcorrError
 
 SMALL = {"seed": 3, "train": 4, "val": 2}
 

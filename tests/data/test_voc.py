@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from distcorr.data import voc
-from distcorr.types import MISSING, USAGE, Box, DistcorrError
+from distcorr.errors import MISSING, USAGE, DistcorrError
+from distcorr.types import Box
 from tests.data.voc_writer import BASE, Voc, good
 
 

@@ -11,7 +11,7 @@ import pytest
 from distcorr.algorithms.extractors import build
 from distcorr.data import weights as module
 from distcorr.data.weights import load_weights
-from distcorr.types import DistcorrError
+from distcorr.errors import DistcorrError
 
 CONV = np.arange(5 * 2 * 3 * 3, dtype=np.float32).reshape(5, 2, 3, 3) / 7
 CONV_BIAS = np.arange(5, dtype=np.float32) - 2

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from distcorr.config import ComputeConfig
+from distcorr.errors import DistcorrError
 from distcorr.stages import cluster
 from distcorr.stages.cluster import Resources, Session
-from distcorr.types import DistcorrError
 
 
 @pytest.mark.parametrize(

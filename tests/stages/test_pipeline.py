@@ -13,9 +13,9 @@ import pytest
 
 from distcorr.data.run import Run
 from distcorr.data.store import FeatureStore
+from distcorr.errors import DistcorrError
 from distcorr.stages.cluster import Session
 from distcorr.stages.pipeline import Context, forecast_stage, run_stage
-from distcorr.types import DistcorrError
 from tests.stages.common import Recorder, assert_same, contents, run_all, toy_config
 
 Settings = Callable[..., list[str]]
