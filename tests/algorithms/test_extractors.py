@@ -277,3 +277,21 @@ def test_classifies_photographs_and_does_worse_with_red_and_blue_swapped(name, p
         total += len(images)
     assert right >= 0.7 * total
     assert swapped < right
+
+
+# -- on a GPU -------------------------------------------------------------------------------
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU")
+def test_a_gpu_gives_the_same_features(efficientnet):
+    images = noise(3, 224)
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.allow_tf32 = False
+    arrays = load_weights("", "efficientnet-lite0").arrays
+    gpu = build("efficientnet-lite0", arrays, "cuda")
+    taps = ("block10", "block15")
+    here, there, again = (net(images, taps) for net in (efficientnet, gpu, gpu))
+    for tap in taps:
+        np.testing.assert_allclose(there[tap], here[tap], rtol=1e-3, atol=1e-3)
+        np.testing.assert_array_equal(there[tap], again[tap])

@@ -22,7 +22,14 @@ from tests.stages.common import assert_same, run_all
 from tests.stages.namespace import run_alone
 
 Settings = Callable[..., list[str]]
-SHARDS = ["features.shard=1", "flow.shard=1", "features.batch=1", "dataset.toy_val=6"]
+# Many small shards, and enough work in each that a kill finds some of them undone.
+SHARDS = [
+    "features.shard=1",
+    "features.batch=1",
+    "dataset.toy_val=6",
+    "flow.shard=1",
+    "flow.iterations=40",
+]
 
 
 @pytest.fixture(scope="module")
@@ -74,29 +81,28 @@ def report_on(folder: Path) -> None:
 
 
 @pytest.fixture
-def ended() -> Iterator[list[subprocess.Popen[bytes]]]:
-    """Processes that must not outlive the test."""
-    processes: list[subprocess.Popen[bytes]] = []
-    yield processes
-    for process in processes:
-        if process.poll() is None:
-            process.kill()
+def halfway(
+    tmp_path: Path, toy_settings: Settings, stage: str
+) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
+    """A run with two workers in the middle of ``stage``, and its folder."""
+    folder = tmp_path / "run"
+    process = start(folder, toy_settings("compute.address=local", "compute.workers=2", *SHARDS))
+    try:
+        wait_for_markers(process, folder, stage, 2)
+        yield process, folder
+    finally:
+        process.kill()
         process.wait()
 
 
 @pytest.mark.parametrize("stage", ["build-db", "transfer"])
 def test_killed_driver(
     undisturbed: Path,
-    tmp_path: Path,
     toy_settings: Settings,
-    ended: list[subprocess.Popen[bytes]],
+    halfway: tuple[subprocess.Popen[bytes], Path],
     stage: str,
 ) -> None:
-    folder = tmp_path / "run"
-    settings = toy_settings("compute.address=local", "compute.workers=2", *SHARDS)
-    process = start(folder, settings)
-    ended.append(process)
-    wait_for_markers(process, folder, stage, 2)
+    process, folder = halfway
     process.send_signal(signal.SIGKILL)
     process.wait()
     time.sleep(1)  # its workers end with it; what they were writing is whole or not there
@@ -114,22 +120,15 @@ def test_killed_driver(
 
 @pytest.mark.parametrize("stage", ["build-db", "transfer"])
 def test_killed_worker(
-    undisturbed: Path,
-    tmp_path: Path,
-    toy_settings: Settings,
-    ended: list[subprocess.Popen[bytes]],
-    stage: str,
+    undisturbed: Path, halfway: tuple[subprocess.Popen[bytes], Path], stage: str
 ) -> None:
-    folder = tmp_path / "run"
-    process = start(folder, toy_settings("compute.address=local", "compute.workers=2", *SHARDS))
-    ended.append(process)
-    wait_for_markers(process, folder, stage, 2)
+    process, folder = halfway
     name = "_Actor" if stage == "build-db" else "_attempt"
     victims = [pid for pid, line in descendants(process.pid) if "ray::" in line and name in line]
     assert victims, [line for _, line in descendants(process.pid)]
     os.kill(victims[0], signal.SIGKILL)
     log = folder.parent / f"{folder.name}.log"
-    assert process.wait(timeout=150) == 0, log.read_text()
+    assert process.wait(timeout=250) == 0, log.read_text()
     report_on(undisturbed)
     assert_same(undisturbed, folder)
 
@@ -140,7 +139,7 @@ def test_killed_node(undisturbed: Path, tmp_path: Path, toy_settings: Settings, 
     words = [sys.executable, "-m", "tests.stages.lose_a_node", str(tmp_path / "run"), stage]
     done = run_alone(
         shlex.join(words + toy_settings(*SHARDS)),
-        timeout=170,
+        timeout=280,
         RAY_health_check_initial_delay_ms="500",
         RAY_health_check_period_ms="500",
         RAY_health_check_timeout_ms="1000",
