@@ -191,13 +191,18 @@ def _guess(file: str, arrays: Arrays) -> str:
         return "squeezenet"
     if "_conv_stem.weight" in arrays:
         return "efficientnet-lite0"
+    if "conv1.weight" not in arrays:
+        raise DistcorrError(
+            f"{file} holds no weights that distcorr knows: conv1.weight is missing among "
+            f"{', '.join(list(arrays)[:4])} ...",
+            "give the .npz or .caffemodel of a network, or name it with features.network",
+        )
     # CaffeNet and AlexNet have the same shapes and differ only in the order of pool and norm.
     named = [name for name in ("caffenet", "alexnet") if name in file.lower()]
-    if "conv1.weight" in arrays and len(named) == 1:
+    if len(named) == 1:
         return named[0]
     raise DistcorrError(
-        f"Cannot tell the network of {file}, which holds "
-        f"{', '.join(list(arrays)[:4])}: CaffeNet and AlexNet have the same arrays",
+        f"Cannot tell the network of {file}: CaffeNet and AlexNet have the same arrays",
         "set features.network, for example to caffenet",
     )
 

@@ -195,7 +195,7 @@ def test_a_known_file_is_not_another_network(photos):
 @pytest.mark.photos
 def test_activations_are_not_weights(photos):
     path = str(photos / "weights" / "caffenet_activations.npz")
-    with pytest.raises(DistcorrError, match="Cannot tell the network"):
+    with pytest.raises(DistcorrError, match="holds no weights"):
         load_weights(path)
 
 
