@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 import json
 import time
-import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -30,7 +29,7 @@ from distcorr.data.storage import Folder, Written
 from distcorr.data.store import INSTANCES, FeatureMeta, FeatureStore, feature_table
 from distcorr.data.weights import Weights, load_weights
 from distcorr.errors import DistcorrError
-from distcorr.stages.cluster import Outcome, Session, describe, limit_threads
+from distcorr.stages.cluster import Outcome, Session, attempt, describe, limit_threads
 from distcorr.stages.pipeline import Context, Forecast, Summary, run_shards
 from distcorr.types import Array, Dataset, Instance
 
@@ -73,7 +72,7 @@ def run(context: Context) -> Summary:
         if context.session.inline:
             build = make(job.weights)
             for shard in todo:
-                yield _attempt(build, shard)
+                yield attempt(build, shard, (shard,))
         else:
             yield from _work_on_ray(context.session, todo, make, job.weights)
 
@@ -264,13 +263,6 @@ class BuildShard:
         return feature_table(ids, values.reshape(len(ids), *shape), meta)
 
 
-def _attempt(build: BuildShard, shard: Shard) -> Outcome[Shard, Any]:
-    try:
-        return Outcome(shard, build(shard))
-    except Exception as error:  # it costs this shard, and is reported with it
-        return Outcome(shard, None, describe(error), traceback.format_exc())
-
-
 # -- on Ray ------------------------------------------------------------------------------------
 
 _Make = Callable[[Weights], BuildShard]
@@ -290,7 +282,7 @@ class _Actor:
             batch["index"], batch["inputs"], batch["items"], strict=True
         ):
             shard = Shard(int(index), str(inputs), tuple(map(str, items)))
-            outcomes.append(json.dumps(asdict(_attempt(self._build, shard))))
+            outcomes.append(json.dumps(asdict(attempt(self._build, shard, (shard,)))))
         return {"outcome": outcomes}
 
 

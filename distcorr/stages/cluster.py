@@ -139,7 +139,7 @@ class Session:
         cpus = int(total.get("CPU", 1)) or 1
         actors = self.compute.workers or max(1, int(total.get("GPU", 0) / gpus) if gpus else cpus)
         if gpus or actors < cpus or (actors > cpus and self.address != "local"):
-            return Resources(actors, 1.0, gpus)  # more than there are: the cluster is to grow
+            return Resources(actors, 1.0, gpus)  # on a cluster that has fewer, it is to grow
         # A pool that takes every CPU leaves none for Ray Data's own work, and waits for ever.
         return Resources(actors, 0.9 * cpus / actors, gpus)
 
@@ -165,12 +165,12 @@ class Session:
         if self.inline:
             limit_threads()
             for item, arguments in work:
-                yield _attempt(function, item, arguments)
+                yield attempt(function, item, arguments)
             return
         self.connect()
         import ray
 
-        remote = ray.remote(num_cpus=1, max_retries=self.compute.retries)(_attempt)
+        remote = ray.remote(num_cpus=1, max_retries=self.compute.retries)(_remote_attempt)
         pending = iter(work)
         running: dict[Any, T] = {}
         try:
@@ -178,8 +178,7 @@ class Session:
                 # Asked anew each time: a cluster grows and shrinks.
                 limit = self.compute.workers or 2 * max(1, int(_resources().get("CPU", 1)))
                 for item, arguments in itertools.islice(pending, max(0, limit - len(running))):
-                    # A shared argument must be a top-level argument to arrive as its value.
-                    running[remote.remote(function, None, None, *arguments)] = item
+                    running[remote.remote(function, *arguments)] = item
                 if not running:
                     return
                 ready, _ = ray.wait(list(running), num_returns=1)
@@ -196,15 +195,18 @@ class Session:
                 ray.cancel(reference, force=True)
 
 
-def _attempt(
-    function: Callable[..., R], item: T, arguments: tuple[Any, ...] | None, *more: Any
-) -> Outcome[T, R]:
-    if arguments is None:
-        limit_threads()
+def attempt(function: Callable[..., R], item: T, arguments: tuple[Any, ...]) -> Outcome[T, R]:
+    """``function(*arguments)``; whatever it raises costs this item and is reported with it."""
     try:
-        return Outcome(item, function(*(arguments or ()), *more))
-    except Exception as error:  # whatever it is, it costs this item and is reported with it
+        return Outcome(item, function(*arguments))
+    except Exception as error:
         return Outcome(item, None, describe(error), traceback.format_exc())
+
+
+def _remote_attempt(function: Callable[..., R], *arguments: Any) -> Outcome[None, R]:
+    """``attempt`` in a worker: shared arguments arrive as values only at the top level."""
+    limit_threads()
+    return attempt(function, None, arguments)
 
 
 def _knock(address: str) -> None:
