@@ -20,8 +20,8 @@ from distcorr import config as configuration
 from distcorr.algorithms import extractors
 from distcorr.algorithms.flow import align, unit_norm
 from distcorr.algorithms.transfer import carry, upsample
+from distcorr.data.features import FeatureStore
 from distcorr.data.run import Run, Shard
-from distcorr.data.store import FeatureStore
 from distcorr.data.weights import load_weights
 from distcorr.stages.build_db import BuildShard
 from distcorr.stages.cluster import Session, limit_threads

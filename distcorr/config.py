@@ -60,20 +60,39 @@ class DatasetConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class FeaturesConfig:
-    """Which network sees the boxes, and which of its layers are kept."""
+    """Which features are kept in the store: layers of a network, SIFT, extractors of your own.
+
+    A layer is one of the network's ("conv4"), SIFT with its radius in px ("sift20"), SIFT on a
+    dense grid with its bin ("dsift8"), or an extractor, "module:attribute". In a list, "auto"
+    stands for the layers that the network declares for that purpose.
+    """
 
     network: str = setting("auto", "sec. 2: caffenet; auto = what the weights file is known to be")
     weights: str = setting("", "path of .npz or .caffemodel (--weights)")
     weights_sha256: str = setting("", "refuse weights with any other checksum; empty: no demand")
     conv: str = setting("auto", "sec. 3: conv4; auto = the network's declared layer")
     vector: str = setting("auto", "sec. 3: fc7; auto = fc7, else the network's spatial descriptor")
+    grids: tuple[str, ...] = setting(("sift20",), "further layers on the boxes; sec. 3: SIFT")
+    grids500: tuple[str, ...] = setting(("auto",), "layers on 500 px boxes; sec. 5: conv5")
+    points: tuple[str, ...] = setting(
+        ("auto", "sift10", "sift20", "sift40", "sift80", "sift160"),
+        "layers at the keypoints of whole photographs; sec. 4: conv1-conv5, SIFT at five radii",
+    )
+    cells: tuple[str, ...] = setting(
+        ("auto",), "layers whose cells in whole photographs are kept; sec. 2: conv3-conv5"
+    )
+    cells_per_photo: int = setting(0, "a seeded sample of so many cells; sec. 2, dense: 0 = all")
+    photo_side: int = setting(500, "longer photographs are reduced to it; VOC's longest is 500 px")
     control: str = setting("none", "none, or shuffled-weights: a net that must lose")
-    batch: int = setting(16, "boxes per forward pass; not in the paper")
-    shard: int = setting(32, "instances per part file; not in the paper")
+    precision: str = setting("float32", "of the network: float32 or bfloat16; not in the paper")
+    batch: int = setting(16, "227 px images per forward pass; not in the paper")
+    shard: int = setting(32, "instances or photographs per part file; not in the paper")
 
     def __post_init__(self) -> None:
-        _at_least("features.batch", self.batch, 1)
-        _at_least("features.shard", self.shard, 1)
+        for key in ("batch", "shard", "photo_side"):
+            _at_least(f"features.{key}", getattr(self, key), 1)
+        _at_least("features.cells_per_photo", self.cells_per_photo, 0)
+        _one_of("features.precision", self.precision, ("float32", "bfloat16"))
         _one_of("features.control", self.control, ("none", "shuffled-weights"))
 
 
@@ -133,6 +152,7 @@ class ComputeConfig:
     """Where the work runs. Nothing here changes a result, so nothing here is part of a key."""
 
     address: str = setting("", "inline, local, auto or URL; empty: auto in a Ray job, else local")
+    store: str = setting("", "folder or URI of a store that runs share (--store); empty: the run's")
     workers: int = setting(0, "processes at once, 0 = one per CPU of the machine or cluster")
     gpus_per_worker: float = setting(-1.0, "fractions allowed; -1 = 1 where Ray sees a GPU, else 0")
     retries: int = setting(3, "times that a shard whose process died is tried again")
@@ -167,7 +187,9 @@ PRESETS: dict[str, Config] = {
     "smoke": Config(
         preset="smoke",
         dataset=DatasetConfig(name="toy"),
-        features=FeaturesConfig(network="efficientnet-lite0", shard=12),
+        features=FeaturesConfig(
+            network="efficientnet-lite0", points=("auto", "sift20"), cells_per_photo=64, shard=12
+        ),
         flow=FlowConfig(shard=4),
     ),
     # The paper's settings; data and weights are the user's (--data, --weights).

@@ -141,6 +141,27 @@ def print_report(report: Report) -> None:
         out.print(f"note:    {_plain(note)}", soft_wrap=True)
 
 
+def print_rows(rows: Sequence[dict[str, Any]]) -> None:
+    """Rows of equal keys as aligned columns, never cut: numbers to the right."""
+    if not rows:
+        return
+    lines = [list(rows[0]), *([_cell(value) for value in row.values()] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    right = [any(isinstance(row[name], int | float) for row in rows) for name in rows[0]]
+    for line in lines:
+        cells = zip(line, widths, right, strict=True)
+        print("  ".join(c.rjust(w) if r else c.ljust(w) for c, w, r in cells).rstrip())
+    sys.stdout.flush()
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:g}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
 def print_forecasts(forecasts: Sequence[Forecast]) -> None:
     """What would be done, stage by stage."""
     for f in forecasts:

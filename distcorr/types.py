@@ -98,10 +98,14 @@ class Geometry(NamedTuple):
         """(cells,) px position of the cell centres along one axis."""
         return self.offset + self.stride * np.arange(self.cells, dtype=np.float64)
 
+    def cell(self, position: npt.ArrayLike) -> npt.NDArray[np.intp]:
+        """Px along one axis -> nearest cell along it; ties go to the lower index."""
+        index = np.ceil((np.asarray(position, np.float64) - self.offset) / self.stride - 0.5)
+        return np.clip(index, 0, self.cells - 1).astype(np.intp)
+
     def nearest(self, xy: npt.NDArray[np.floating]) -> npt.NDArray[np.intp]:
         """(..., 2) px xy -> (..., 2) (row, col) of the nearest cell; ties go to the lower index."""
-        index = np.ceil((np.asarray(xy, np.float64) - self.offset) / self.stride - 0.5)
-        return np.clip(index, 0, self.cells - 1).astype(np.intp)[..., ::-1]
+        return self.cell(xy)[..., ::-1]
 
 
 class Flow(NamedTuple):

@@ -56,6 +56,8 @@ def toy_settings() -> Callable[..., list[str]]:
             "dataset.toy_val=3",
             "features.shard=3",
             "features.batch=3",
+            'features.points=["block10", "sift20"]',
+            'features.cells=["block10"]',
             "flow.shard=2",
             "evaluation.resamples=50",
             *more,

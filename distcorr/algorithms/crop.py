@@ -6,13 +6,15 @@ box. Coordinates are 0-based, a pixel's centre lies at the integer, in both fram
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
+from numba import njit
 
 from distcorr.types import Box
 
-_BAND = 32  # rows
-_Pixels = npt.NDArray[np.uint8] | npt.NDArray[np.float32]
+_Array = npt.NDArray[Any]
 
 
 def to_square(xy: npt.ArrayLike, box: Box, side: int) -> npt.NDArray[np.float64]:
@@ -57,25 +59,63 @@ def crop_square(image: npt.NDArray[np.uint8], box: Box, side: int) -> npt.NDArra
     second = np.minimum(first + 1, (width - 1, height - 1))
     weight = (at - first).astype(np.float32)
 
-    # Two 1-D passes over the columns that are needed, a band of rows at a time: it stays in cache.
-    left, right = first[0, 0], second[-1, 0] + 1
-    strip = image[:, left:right]
-    x0, x1 = first[:, 0] - left, second[:, 0] - left
+    (left, top), (right, bottom) = first[0], second[-1] + 1
+    strip = np.ascontiguousarray(image[top:bottom, left:right])
     square = np.empty((side, side, *image.shape[2:]), np.uint8)
-    for start in range(0, side, _BAND):
-        band = slice(start, start + _BAND)
-        rows = _mix(strip[first[band, 1]], strip[second[band, 1]], weight[band, 1, None, None])
-        mixed = _mix(rows.take(x0, axis=1), rows.take(x1, axis=1), weight[:, 0, None])
-        square[band] = np.rint(mixed)
+    (x0, y0), (x1, y1), (wx, wy) = (first - first[0]).T, (second - first[0]).T, weight.T
+    _stretch(strip.reshape(bottom - top, -1), y0, y1, wy, x0, x1, wx, square)
     return square
 
 
-def _mix(a: _Pixels, b: _Pixels, weight: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    mixed = b.astype(np.float32)
-    mixed -= a
-    mixed *= weight
-    mixed += a
-    return mixed
+def reduce_to(image: npt.NDArray[np.uint8], longest: int) -> npt.NDArray[np.uint8]:
+    """The photograph, reduced until its longer side has ``longest`` px; a smaller one as it is.
+
+    Bilinear with a support that grows with the reduction, so that every pixel counts: sections 4
+    and 5 see photographs of at most 500 px, and a larger one must not alias.
+
+    Args:
+        image: (H, W, 3) uint8.
+        longest: px of the longer side, at least 1.
+
+    Returns:
+        (h, w, 3) uint8, C-contiguous; the shorter side is rounded, but at least 1 px.
+    """
+    height, width = image.shape[:2]
+    if max(height, width) <= longest:
+        return image
+    import torch  # lazily: most who map coordinates need it for nothing else
+
+    scale = longest / max(height, width)
+    size = [max(1, round(height * scale)), max(1, round(width * scale))]
+    last = torch.from_numpy(np.array(image, order="C")).permute(2, 0, 1)[None]
+    small = torch.nn.functional.interpolate(last, size, mode="bilinear", antialias=True)
+    return np.ascontiguousarray(small[0].permute(1, 2, 0).numpy())
+
+
+@njit(cache=True, error_model="numpy")
+def _stretch(
+    strip: _Array,
+    y0: _Array,
+    y1: _Array,
+    wy: _Array,
+    x0: _Array,
+    x1: _Array,
+    wx: _Array,
+    square: _Array,
+) -> None:
+    """Mix rows ``y0`` and ``y1``, then columns ``x0`` and ``x1``; one row at a time, in cache."""
+    side, channels = square.shape[1:]
+    row = np.empty(strip.shape[1], np.float32)
+    for i in range(side):
+        upper, lower, weight = strip[y0[i]], strip[y1[i]], wy[i]
+        for j in range(row.size):
+            a = np.float32(upper[j])
+            row[j] = (np.float32(lower[j]) - a) * weight + a
+        for j in range(side):
+            left, right = x0[j] * channels, x1[j] * channels
+            for c in range(channels):
+                a = row[left + c]
+                square[i, j, c] = np.uint8(np.rint((row[right + c] - a) * wx[j] + a))
 
 
 def _span(box: Box) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:

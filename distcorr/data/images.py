@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from io import BytesIO
 
 import numpy as np
@@ -11,6 +12,14 @@ from PIL import Image
 
 from distcorr.data.storage import Folder
 from distcorr.errors import MISSING, DistcorrError
+
+MAX_PIXELS = 89_478_485
+"""Largest photograph that is decoded, in px: 0.27 GB as an array. It is where Pillow begins to warn
+of files that are made to exhaust memory."""
+
+# The limit is checked here instead. Once for the process, because photographs are also read in
+# threads, where warnings.catch_warnings is not safe.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
 def read_image(folder: Folder, name: str) -> npt.NDArray[np.uint8]:
@@ -23,8 +32,9 @@ def read_image(folder: Folder, name: str) -> npt.NDArray[np.uint8]:
         (H, W, 3) uint8.
 
     Raises:
-        DistcorrError: the file is missing, not ours to read, cut short, damaged or no image
-            (exit code 3).
+        DistcorrError: the file is missing, not ours to read, cut short, damaged, no image, or an
+            image of more than ``MAX_PIXELS`` (exit code 3).
+        MemoryError: there is no room for the pixels.
         OSError: the storage does not answer; another try may succeed.
     """
     try:
@@ -36,9 +46,17 @@ def read_image(folder: Folder, name: str) -> npt.NDArray[np.uint8]:
         ) from error
     try:
         with Image.open(BytesIO(content)) as picture:
+            if picture.width * picture.height > MAX_PIXELS:
+                raise Image.DecompressionBombError
             return np.array(_to_rgb(picture))
     except MemoryError:
         raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise DistcorrError(
+            f"The photograph {name} is too large: more than {MAX_PIXELS:,} px",
+            "scale it down together with its boxes and keypoints, or leave it out",
+            MISSING,
+        ) from error
     except Exception as error:  # damaged bytes make decoders fail in many ways
         raise DistcorrError(
             f"The photograph {name} cannot be read: {_reason(error)}",
@@ -54,10 +72,10 @@ def _reason(error: Exception) -> str:
 
 def _to_rgb(picture: Image.Image) -> Image.Image:
     if picture.mode.startswith("I"):  # grey of 16 bits, which convert() would clip at 255
-        grey = np.clip(np.asarray(picture, np.float64) / 257, 0, 255)
+        grey = np.clip(np.asarray(picture, np.float32) / 257, 0, 255)
         return Image.fromarray(np.rint(grey).astype(np.uint8)).convert("RGB")
     if picture.has_transparency_data:
         layer = picture.convert("RGBA")
         white = Image.new("RGBA", layer.size, "white")
         return Image.alpha_composite(white, layer).convert("RGB")
-    return picture.convert("RGB")
+    return picture if picture.mode == "RGB" else picture.convert("RGB")  # it would copy

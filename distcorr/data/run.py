@@ -3,10 +3,11 @@
     runs/photos/
     ├── config.toml                 resolved configuration; repeats the run
     ├── manifest.json               versions, and per stage its key, digest and counts
-    ├── build-db/3f9c1ab2/          one folder per stage and key
-    │   ├── grids/conv4/part-00000.parquet ...
+    ├── transfer/3f9c1ab2/          one folder per stage and key
+    │   ├── predictions/part-00000.parquet ...
     │   ├── shards/00000.json       marker of a finished shard, written after its parts
     │   └── _done.json              marker of a finished stage, written last
+    ├── store/                      feature tables, unless the run shares a store with others
     └── logs/                       one line per finished or failed shard
 
 A stage's key is a digest of the settings that it reads, of its version and of the *content* of the
@@ -40,17 +41,21 @@ class Shard:
     Attributes:
         index: position in the stage's plan; names the part files.
         inputs: digest of what the shard is made from; another digest means: do it again.
-        items: ids of the instances or targets in it.
+        items: what is in it, for example ids of instances.
+        kind: what its items are, where a stage has shards of several kinds.
+        stem: its parts' file name without the ending; from the index unless given.
     """
 
     index: int
     inputs: str
     items: tuple[str, ...]
+    kind: str = ""
+    stem: str = ""
 
     @property
     def part(self) -> str:
         """File name of the shard's part."""
-        return f"part-{self.index:05d}.parquet"
+        return f"{self.stem or f'part-{self.index:05d}'}.parquet"
 
 
 @dataclass(frozen=True)
@@ -64,15 +69,24 @@ class DeadLetter:
 
 @dataclass
 class StageFolder:
-    """Outputs of one stage under one key; cheap to pickle, used by the driver and by workers."""
+    """Outputs of one stage under one key; cheap to pickle, used by the driver and by workers.
+
+    Attributes:
+        name: of the stage.
+        key: digest of what its outputs depend on.
+        folder: where its markers are.
+        files: where its parts are; for ``build-db`` a store, for other stages ``folder``.
+    """
 
     name: str
     key: str
     folder: Folder
+    files: Folder
     _markers: dict[int, dict[str, Any]] = field(default_factory=dict, repr=False)
 
-    def __reduce__(self) -> tuple[type[StageFolder], tuple[str, str, Folder]]:
-        return StageFolder, (self.name, self.key, self.folder)  # workers read markers afresh
+    def __reduce__(self) -> tuple[type[StageFolder], tuple[str, str, Folder, Folder]]:
+        # Workers read markers afresh.
+        return StageFolder, (self.name, self.key, self.folder, self.files)
 
     def mark_done(
         self,
@@ -100,19 +114,16 @@ class StageFolder:
         return self._markers
 
     def todo(self, plan: Sequence[Shard]) -> list[Shard]:
-        """The shards of ``plan`` that still have to be done, in order.
-
-        A shard with dead letters counts among them: what they name may have been mended since.
-        """
+        """The shards of ``plan`` that still have to be done, in order."""
         markers = self.markers()
-        sizes = self.folder.sizes(recursive=True) if markers else {}
+        tables = {name.rpartition("/")[0] for m in markers.values() for name in m["files"]}
+        sizes = {f"{t}/{n}": s for t in tables for n, s in self.files.sizes(t).items()}
 
         def done(shard: Shard) -> bool:
             marker = markers.get(shard.index)
             return (
                 marker is not None
                 and marker["inputs"] == shard.inputs
-                and not marker["dead"]
                 and all(sizes.get(n) == f["bytes"] for n, f in marker["files"].items())
             )
 
@@ -125,12 +136,20 @@ class StageFolder:
         """Write the stage's marker and dead-letter table once every shard of ``plan`` is done.
 
         Returns:
-            ``{"digest", "shards", "rows", "bytes", "dead"}``; the digest is of the content.
+            ``{"tables", "shards", "rows", "bytes", "dead"}``; the first is a digest of the content
+            for each folder of parts.
         """
+        for index in self.markers().keys() - {shard.index for shard in plan}:
+            self.folder.delete(f"shards/{index:05d}.json")  # of a plan with more shards
+            self._markers.pop(index)
         markers = [self.markers()[shard.index] for shard in plan]
         dead = [letter for marker in markers for letter in marker["dead"]]
+        tables: dict[str, list[Any]] = {}
+        for marker in markers:
+            for name, written in marker["files"].items():
+                tables.setdefault(name.rpartition("/")[0], []).append([name, written])
         summary = {
-            "digest": digest([[m["shard"], m["files"]] for m in markers]),
+            "tables": {name: digest(files) for name, files in tables.items()},
             "shards": len(markers),
             "rows": sum(m["rows"] for m in markers),
             "bytes": sum(f["bytes"] for m in markers for f in m["files"].values()),
@@ -153,20 +172,26 @@ class StageFolder:
         """The summary that ``finish`` wrote, or None while the stage is unfinished."""
         return self.folder.read_json(DONE) if self.folder.exists(DONE) else None
 
-    def identity(self) -> list[str]:
-        """Key and digest of the content: what a stage that builds on this one rests on."""
-        return [self.key, (self.done() or {}).get("digest", "")]
+    def identity(self, *tables: str) -> list[str]:
+        """What a stage that builds on this one rests on: key, digest of the content, tables.
+
+        Args:
+            tables: the folders of parts that count; all of them if none is given.
+        """
+        found = (self.done() or {}).get("tables", {})
+        content = {name: found.get(name, "") for name in tables or sorted(found)}
+        return [self.key, digest(content), *tables]
 
     def dead_letters(self) -> list[DeadLetter]:
         """Items that the finished shards had to leave out, also while others are unfinished."""
         markers = self.markers()
         return [DeadLetter(**d) for index in sorted(markers) for d in markers[index]["dead"]]
 
-    def parts(self, kind: str) -> list[str]:
-        """Names of the finished parts below ``kind`` (``"grids/conv4"``), in shard order."""
+    def parts(self, table: str) -> list[str]:
+        """Names of the finished parts in the folder ``table`` (``"pairs"``), in shard order."""
         markers = self.markers()
         names = [n for index in sorted(markers) for n in sorted(markers[index]["files"])]
-        return [name for name in names if name.rpartition("/")[0] == kind]
+        return [name for name in names if name.rpartition("/")[0] == table]
 
 
 class Run:
@@ -227,14 +252,24 @@ class Run:
         if changed != manifest:
             self.folder.write_json(MANIFEST, changed)
 
-    def stage(self, name: str, key: str) -> StageFolder:
-        """Where the stage's outputs under that key are, or will be."""
-        return StageFolder(name, key, self.folder / name / key)
+    def stage(self, name: str, key: str, store: str = "") -> StageFolder:
+        """Where the stage's outputs under that key are, or will be.
+
+        Args:
+            name: of the stage.
+            key: digest of what the outputs depend on.
+            store: where the parts are: a path or URI, or a name inside the run folder; "" if they
+                are beside the markers.
+        """
+        folder = self.folder / name / key
+        elsewhere = "://" in store or os.path.isabs(store)
+        files = Folder(store) if elsewhere else self.folder / store if store else folder
+        return StageFolder(name, key, folder, files)
 
     def current(self, name: str) -> StageFolder | None:
         """The stage's outputs that the manifest names as current, finished or not."""
         entry = self.manifest()["stages"].get(name)
-        return self.stage(name, entry["key"]) if entry else None
+        return self.stage(name, entry["key"], entry.get("store", "")) if entry else None
 
     def finished(self, name: str) -> StageFolder | None:
         """The stage's current outputs, if they are complete and so is what they were made from.
@@ -246,7 +281,7 @@ class Run:
             return None
         for need, made_from in self.manifest()["stages"][name].get("needs", {}).items():
             source = self.finished(need)
-            if source is None or source.identity() != made_from:
+            if source is None or source.identity(*made_from[2:]) != made_from:
                 return None
         return stage
 

@@ -92,6 +92,11 @@ class Folder:
             if info.type == fs.FileType.File
         }
 
+    def size(self, name: str) -> int | None:
+        """Size in bytes of one file, None if it is not there."""
+        info = self._info(self._path(name))
+        return int(info.size) if info.type == fs.FileType.File else None
+
     def folders(self, name: str = "") -> list[str]:
         """Sorted names of the folders directly below ``name``."""
         selector = fs.FileSelector(self._path(name), allow_not_found=True)
@@ -189,14 +194,24 @@ class Folder:
         """Write ``value`` as JSON with sorted keys, so that equal values are equal bytes."""
         self.write(name, (json.dumps(value, indent=1, sort_keys=True) + "\n").encode())
 
-    def write_table(self, name: str, table: pa.Table, row_group_size: int = 64) -> Written:
-        """Write a Parquet file; the same table gives the same bytes."""
+    def write_table(
+        self, name: str, table: pa.Table, row_group_size: int = 64, unless_same: bool = False
+    ) -> Written:
+        """Write a Parquet file; the same table gives the same bytes.
+
+        Args:
+            name: of the file.
+            table: what goes into it.
+            row_group_size: rows that a reader takes at once.
+            unless_same: leave a file alone that holds these bytes already.
+        """
         sink = pa.BufferOutputStream()
         pq.write_table(
             table, sink, compression="zstd", use_dictionary=False, row_group_size=row_group_size
         )
         content = sink.getvalue().to_pybytes()
-        self.write(name, content)
+        if not (unless_same and self.exists(name) and self.read(name) == content):
+            self.write(name, content)
         return Written(hashlib.sha256(content).hexdigest(), len(content))
 
     def delete(self, name: str) -> None:

@@ -1,152 +1,295 @@
-"""Feature tables: one Parquet file per shard and feature, readable by any Parquet reader.
+"""The feature store: a folder of Parquet tables that any number of runs can share.
 
-Values are one FixedSizeList<float16> column, so pyarrow, pandas, polars and duckdb open them as
-they are; the shape, the geometry and the checksum of the weights stand in the schema's metadata.
+    store/
+    ├── grids-conv4-3f9c1ab20d5e/         one folder per feature and way of making it
+    │   ├── feature.json                  what it is and how it is made, in words
+    │   ├── 0a1b2c3d4e5f60718293.parquet  one file per shard, named by what it holds
+    │   └── 0a1b2c3d4e5f60718293.json     its entry: checksum, rows, what was left out
+    └── points-sift20-90ab12cd34ef/ ...
+
+A folder's name ends in a digest of everything that the values depend on besides the items:
+weights, preprocessing, precision, geometry. A file's name is a digest of what it holds: the
+photographs' checksums, boxes and keypoints. So whoever asks for the same shard made in the same way
+finds it, and nothing ever needs to be marked out of date. An entry is written after its file.
+
+Values are one FixedSizeList<float16> column, so pyarrow, pandas, polars and duckdb open the files
+as they are; shape, geometry and the way of making stand in the schema's metadata.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from distcorr.data import datasets
-from distcorr.data.run import DEAD, StageFolder
-from distcorr.errors import MISSING, DistcorrError
-from distcorr.types import Geometry, Instance
+from distcorr.config import digest
+from distcorr.data.run import DeadLetter
+from distcorr.data.storage import Folder
+from distcorr.errors import DistcorrError
+from distcorr.types import Geometry
 
 HalfArray = npt.NDArray[np.float16]
-INSTANCES = "instances.parquet"
-_META = b"distcorr"
+META = b"distcorr"
+FEATURE = "feature.json"
+_READERS = 16  # threads that read small files: they wait for the storage, not for a core
+
+OF_INSTANCES = ("grids", "grids500", "vectors")  # one row per instance
+OF_PHOTOGRAPHS = ("points", "cells")  # rows per photograph
 
 
 @dataclass(frozen=True)
-class FeatureMeta:
+class Feature:
+    """One table of the store.
+
+    Attributes:
+        kind: one of ``OF_INSTANCES`` or ``OF_PHOTOGRAPHS``.
+        layer: name of the layer, which is also the name of the values' column.
+        made: JSON, everything that the values depend on besides the items themselves.
+        label: whose features they are, for people.
+    """
+
+    kind: str
+    layer: str
+    made: Mapping[str, Any]
+    label: str = ""
+
+    @property
+    def name(self) -> str:
+        """``"grids/conv4"``: how a run calls it."""
+        return f"{self.kind}/{self.layer}"
+
+    @property
+    def folder(self) -> str:
+        """``"grids-conv4-3f9c1ab20d5e"``: where it is in a store."""
+        return f"{self.kind}-{self.layer}-{digest([self.kind, self.layer, self.made])[:12]}"
+
+
+class FeatureMeta(NamedTuple):
     """What a feature table says about itself.
 
     Attributes:
-        tap: name of the layer.
-        shape: of one row: (H, W, C) of a grid, (D,) of a vector.
-        geometry: where the cells lie; None for a vector.
-        weights: sha256 of the weights file.
+        layer: name of the layer and of the values' column.
+        shape: of one row's value: (H, W, C) of a grid, (D,) of anything else.
+        geometry: where the cells of a grid lie; None for the rest.
     """
 
-    tap: str
+    layer: str
     shape: tuple[int, ...]
     geometry: Geometry | None
-    weights: str
 
 
 def feature_table(
-    ids: Sequence[str], values: npt.NDArray[np.floating], meta: FeatureMeta
+    feature: Feature,
+    keys: Mapping[str, Any],
+    values: npt.NDArray[np.floating],
+    geometry: Geometry | None = None,
 ) -> pa.Table:
     """A feature table.
 
     Args:
-        ids: n instance ids.
-        values: (n, *meta.shape) floats, stored as float16.
-        meta: goes to the schema's metadata as JSON.
+        feature: what it is; goes to the schema's metadata as JSON.
+        keys: the columns that say what each of the n rows is about.
+        values: (n, *shape) floats, stored as float16.
+        geometry: where the cells of a grid lie.
 
     Raises:
-        ValueError: the values' shape is not ``(n, *meta.shape)``.
+        ValueError: values and keys differ in length.
     """
-    if values.shape != (len(ids), *meta.shape):
-        raise ValueError(f"values must be {(len(ids), *meta.shape)}, got {values.shape}")
-    half = np.ascontiguousarray(values, np.float16)
     column = pa.FixedSizeListArray.from_arrays(
-        pa.array(half.reshape(-1)), int(np.prod(meta.shape, dtype=np.int64))
+        pa.array(np.ascontiguousarray(values, np.float16).reshape(-1)),
+        int(np.prod(values.shape[1:], dtype=np.int64)),
     )
     text = json.dumps(
         {
-            "tap": meta.tap,
-            "shape": list(meta.shape),
-            "geometry": meta.geometry._asdict() if meta.geometry else None,
-            "weights_sha256": meta.weights,
+            "name": feature.name,
+            "layer": feature.layer,
+            "shape": list(values.shape[1:]),
+            "geometry": geometry._asdict() if geometry else None,
+            "made": feature.made,
         },
         sort_keys=True,
     )
-    table = pa.table({"id": pa.array(list(ids), pa.string()), meta.tap: column})
-    return table.replace_schema_metadata({_META: text.encode()})
+    if any(len(key) != len(column) for key in keys.values()):
+        raise ValueError(
+            f"{len(column)} values for { ({k: len(v) for k, v in keys.items()}) } keys of {feature}"
+        )
+    table = pa.table({**keys, feature.layer: column})
+    return table.replace_schema_metadata({META: text.encode()})
 
 
-def read_features(table: pa.Table) -> tuple[list[str], HalfArray, FeatureMeta]:
-    """ids, (n, *shape) float16 values and metadata of a feature table; no copy if possible."""
-    raw = json.loads((table.schema.metadata or {})[_META])
+def read_values(table: pa.Table) -> tuple[HalfArray, FeatureMeta]:
+    """(n, *shape) float16 values and metadata of a feature table; no copy if possible."""
+    raw = json.loads((table.schema.metadata or {})[META])
     geometry = Geometry(**raw["geometry"]) if raw["geometry"] else None
-    meta = FeatureMeta(raw["tap"], tuple(raw["shape"]), geometry, raw["weights_sha256"])
-    flat = table[meta.tap].combine_chunks().flatten().to_numpy(zero_copy_only=False)
-    return table["id"].to_pylist(), flat.reshape(-1, *meta.shape), meta
+    meta = FeatureMeta(raw["layer"], tuple(raw["shape"]), geometry)
+    flat = table[meta.layer].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    return flat.reshape(-1, *meta.shape), meta
 
 
-class FeatureStore:
-    """The output of ``build-db``: instances, grids and global vectors."""
+@dataclass(frozen=True)
+class Entry:
+    """A finished file of the store.
 
-    def __init__(self, stage: StageFolder) -> None:
-        self._stage = stage
-        table = stage.folder.read_table(INSTANCES)
-        self.instances: list[Instance] = datasets.from_table(table)
-        self._shard = dict(zip(table["id"].to_pylist(), table["shard"].to_pylist(), strict=True))
-        facts = json.loads(table.schema.metadata[_META])
-        self.keypoint_names: dict[str, tuple[str, ...]] = {
-            category: tuple(names) for category, names in facts["keypoint_names"].items()
-        }
-        self.conv: str = facts["conv"]
-        self.vector: str = facts["vector"]
-        self.stamp: dict[str, str] = facts["stamp"]
-        dead = stage.folder.read_table(DEAD, ["id"]) if stage.folder.exists(DEAD) else None
-        self.dead = frozenset(dead["id"].to_pylist() if dead else ())
+    Attributes:
+        sha256: of the file.
+        bytes: its size.
+        rows: of the table.
+        dead: items that could not be processed and have no row.
+        made_with: versions and device; the same way of making may differ in its last bits there.
+    """
 
-    @staticmethod
-    def write_instances(
-        stage: StageFolder, table: pa.Table, shard: Sequence[int], facts: dict[str, object]
-    ) -> None:
-        """Write the instance table, with each instance's shard and the facts that readers need."""
-        table = table.append_column("shard", pa.array(list(shard), pa.int32()))
-        text = json.dumps(facts, sort_keys=True).encode()
-        stage.folder.write_table(INSTANCES, table.replace_schema_metadata({_META: text}))
+    sha256: str
+    bytes: int
+    rows: int
+    dead: tuple[DeadLetter, ...]
+    made_with: Mapping[str, str]
 
-    def members(self, category: str, split: str) -> list[Instance]:
-        """Instances with features, in the order of the data set."""
-        return [
-            i
-            for i in self.instances
-            if i.category == category and i.split == split and i.id not in self.dead
-        ]
 
-    def read(self, kind: str, ids: Sequence[str]) -> tuple[list[str], HalfArray, FeatureMeta]:
-        """Features of some instances, each part file read once.
+class Problem(NamedTuple):
+    """Something in a store that should not be there, or not so."""
 
-        Args:
-            kind: ``"grids/conv4"`` or ``"vectors/fc7"``.
-            ids: which instances; those that build-db had to leave out are left out here too.
+    file: str
+    what: str
 
-        Returns:
-            (ids, values, meta): the ids in the order asked for, (n, *shape) float16.
+
+class TableInfo(NamedTuple):
+    """A line of ``distcorr store ls``."""
+
+    table: str
+    label: str
+    shards: int
+    rows: int
+    bytes: int
+
+
+class TableStore:
+    """A folder of feature tables. Picklable; several writers may work at once."""
+
+    def __init__(self, folder: Folder) -> None:
+        self.folder = folder
+
+    # -- one shard ---------------------------------------------------------------------------
+
+    def find(self, table: str, stem: str) -> Entry | None:
+        """The entry of a shard if it is there and whole (by its size), else None."""
+        entry = self._read_entry(table, stem)
+        if entry is None or self.folder.size(f"{table}/{stem}.parquet") != entry.bytes:
+            return None
+        return entry
+
+    def add(
+        self,
+        feature: Feature,
+        stem: str,
+        table: pa.Table,
+        dead: Iterable[DeadLetter],
+        made_with: Mapping[str, str],
+    ) -> Entry:
+        """Write a shard's table, then its entry.
 
         Raises:
-            DistcorrError: some of the others have no such feature.
+            DistcorrError: the store cannot be written.
         """
-        kept = [i for i in ids if i not in self.dead]
-        row = {name: n for n, name in enumerate(kept)}
-        out: HalfArray | None = None  # made once, and filled part by part
-        meta: FeatureMeta | None = None
-        for index in sorted({self._shard[i] for i in kept}):
-            part = self._stage.folder.read_table(f"{kind}/part-{index:05d}.parquet")
-            names, values, meta = read_features(part)
-            if out is None:
-                out = np.empty((len(kept), *meta.shape), np.float16)
-            for name, value in zip(names, values, strict=True):
-                if name in row:
-                    out[row.pop(name)] = value
-        if out is None or meta is None or row:
-            raise DistcorrError(
-                f"{self._stage.folder} has no {kind} for {len(row)} of the {len(kept)} instances "
-                "asked for.",
-                "distcorr status -v shows what was left out, and why; distcorr run mends the rest",
-                MISSING,
-            )
-        return kept, out, meta
+        written = self.folder.write_table(f"{feature.folder}/{stem}.parquet", table)
+        entry = Entry(written.sha256, written.size, table.num_rows, tuple(dead), dict(made_with))
+        self.folder.write_json(f"{feature.folder}/{stem}.json", asdict(entry))
+        return entry
+
+    def describe(self, feature: Feature) -> None:
+        """Say in the feature's folder what it is."""
+        name = f"{feature.folder}/{FEATURE}"
+        if not self.folder.exists(name):
+            self.folder.write_json(name, asdict(feature))
+
+    # -- many shards -------------------------------------------------------------------------
+
+    def entries(self, table: str, stems: Iterable[str]) -> dict[str, Entry]:
+        """The entries of those of ``stems`` that are there and whole."""
+        sizes = self.folder.sizes(table)
+        there = [s for s in stems if f"{s}.parquet" in sizes and f"{s}.json" in sizes]
+        with ThreadPoolExecutor(_READERS) as pool:
+            found = list(pool.map(lambda stem: self._read_entry(table, stem), there))
+        return {
+            stem: entry
+            for stem, entry in zip(there, found, strict=True)
+            if entry is not None and sizes[f"{stem}.parquet"] == entry.bytes
+        }
+
+    def tables(self) -> list[TableInfo]:
+        """Every table of the store by name, with its finished shards."""
+        infos = []
+        for table in self.folder.folders():
+            if not self.folder.exists(f"{table}/{FEATURE}"):
+                continue
+            stems = [n.removesuffix(".parquet") for n in self.folder.sizes(table) if _is_part(n)]
+            entries = self.entries(table, stems).values()
+            label = str(self.folder.read_json(f"{table}/{FEATURE}").get("label", ""))
+            rows, size = sum(e.rows for e in entries), sum(e.bytes for e in entries)
+            infos.append(TableInfo(table, label, len(entries), rows, size))
+        return infos
+
+    def verify(self) -> Iterator[tuple[str, list[Problem]]]:
+        """Check every file against its entry, table by table.
+
+        Yields:
+            (table, problems): truncated, damaged, unfinished and foreign files.
+        """
+        yield "", [Problem(name, "is no part of a store") for name in self.folder.sizes()]
+        for table in self.folder.folders():
+            yield table, [Problem(f"{table}/{p.file}", p.what) for p in self._check(table)]
+
+    def _check(self, table: str) -> list[Problem]:
+        sizes = self.folder.sizes(table)
+        if FEATURE not in sizes:
+            return [Problem(name, "is in a folder without feature.json") for name in sizes]
+        problems = []
+        try:
+            raw = self.folder.read_json(f"{table}/{FEATURE}")
+            if Feature(raw["kind"], raw["layer"], raw["made"]).folder != table:
+                problems.append(Problem(FEATURE, "describes another feature"))
+        except (DistcorrError, KeyError, TypeError):
+            problems.append(Problem(FEATURE, "is damaged"))
+        for name in sorted(sizes.keys() - {FEATURE}):
+            stem = name.rpartition(".")[0]
+            if _is_part(name):
+                what = self._check_part(table, stem, sizes)
+            elif name.endswith(".json") and self._read_entry(table, stem) is None:
+                what = "is damaged"
+            elif name.endswith(".json"):
+                what = "" if f"{stem}.parquet" in sizes else "names a file that is not there"
+            else:
+                what = "is no part of a store, or was left by a writer that was killed"
+            if what:
+                problems.append(Problem(name, what))
+        return problems
+
+    def _check_part(self, table: str, stem: str, sizes: Mapping[str, int]) -> str:
+        entry = self._read_entry(table, stem) if f"{stem}.json" in sizes else None
+        size = sizes[f"{stem}.parquet"]
+        if entry is None:
+            return "has no entry: it is foreign, or its writer was killed"
+        if size != entry.bytes:
+            return f"has {size} bytes instead of {entry.bytes}"
+        content = self.folder.read(f"{table}/{stem}.parquet")
+        same = hashlib.sha256(content).hexdigest() == entry.sha256
+        return "" if same else "is damaged: its checksum is not the one that was written"
+
+    def _read_entry(self, table: str, stem: str) -> Entry | None:
+        """The entry, or None if it is not there or not one: then the shard is made anew."""
+        try:
+            raw = self.folder.read_json(f"{table}/{stem}.json")
+            dead = tuple(DeadLetter(**letter) for letter in raw.pop("dead"))
+            return Entry(dead=dead, **raw)
+        except (FileNotFoundError, DistcorrError, TypeError, KeyError, AttributeError):
+            return None
+
+
+def _is_part(name: str) -> bool:
+    return name.endswith(".parquet") and not name.startswith(".")

@@ -12,10 +12,10 @@ import pyarrow.compute as pc
 
 from distcorr.algorithms.crop import crop_square, to_square
 from distcorr.algorithms.transfer import order_by, warp
+from distcorr.data.features import FeatureStore
 from distcorr.data.images import read_image
 from distcorr.data.run import Run, StageFolder
 from distcorr.data.storage import Folder
-from distcorr.data.store import FeatureStore
 from distcorr.errors import DistcorrError
 from distcorr.types import Array, Instance
 

@@ -14,8 +14,8 @@ import pyarrow as pa
 
 from distcorr.algorithms import pck
 from distcorr.config import EvaluationConfig
+from distcorr.data.features import FeatureStore
 from distcorr.data.run import Run, StageFolder
-from distcorr.data.store import FeatureStore
 from distcorr.errors import DistcorrError
 
 COLUMNS = ("table", "method", "category", "alpha", "value", "low", "high", "n")

@@ -1,53 +1,57 @@
-"""``build-db``: box crops through the network, into the sharded feature store (paper, section 2).
+"""``build-db``: photographs through networks and SIFT, into the feature store (paper, section 2).
 
-One row of a Ray Data pipeline is one shard: a fixed list of instances. An actor decodes the shard's
-own photographs, so that pixels never cross the object store, runs the network, and writes one
-Parquet file per feature and then the shard's marker. Which actor does which shard changes nothing.
+There are two kinds of shards: of instances, whose boxes are seen, and of photographs, which are
+seen whole. One row of a Ray Data pipeline is one shard. An actor decodes the shard's own
+photographs, so that pixels never cross the object store, and writes one Parquet file per feature
+and then the shard's marker. Which actor does which shard changes nothing, and what the store
+already holds is not made again.
 """
 
 from __future__ import annotations
 
-import functools
+import hashlib
+import itertools
 import json
-import time
 import warnings
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from distcorr.algorithms import extractors
-from distcorr.algorithms.crop import crop_square
-from distcorr.algorithms.extractors import Backbone
-from distcorr.config import Config, FeaturesConfig, difference, digest
+from distcorr.config import difference, digest
 from distcorr.data import datasets
 from distcorr.data.check import check
-from distcorr.data.images import read_image
-from distcorr.data.run import DeadLetter, Shard, StageFolder
-from distcorr.data.storage import Folder, Written
-from distcorr.data.store import INSTANCES, FeatureMeta, FeatureStore, feature_table
-from distcorr.data.weights import Weights, load_weights
+from distcorr.data.features import FeatureStore
+from distcorr.data.run import Shard, StageFolder
+from distcorr.data.storage import Folder
+from distcorr.data.store import Entry, Feature, TableStore
+from distcorr.data.weights import Weights
 from distcorr.errors import DistcorrError
-from distcorr.stages.cluster import Outcome, Session, attempt, describe, limit_threads
+from distcorr.stages.cluster import Outcome, Session, attempt, limit_threads
+from distcorr.stages.extract import INSTANCES, PHOTOGRAPHS, BuildShard, kind_of, mark_done
+from distcorr.stages.features import VERSION, load_network, wishes
 from distcorr.stages.pipeline import Context, Forecast, Summary, run_shards
-from distcorr.types import Array, Dataset, Instance
+from distcorr.types import Dataset, Instance
 
-VERSION = 1
 NAME = "build-db"
+OWN_STORE = "store"  # folder of the feature tables inside a run that shares none
+_READERS = 16  # threads that compute checksums of photographs
 
 
 @dataclass(frozen=True)
 class _Job:
-    """Everything about the stage that is known before any photograph is opened."""
+    """Everything about the stage that is known before any feature is computed."""
 
     dataset: Dataset
-    weights: Weights
-    network: Backbone
-    conv: str
-    vector: str
+    weights: Weights | None
+    features: dict[str, list[Feature]]  # kind of shard -> its features
     stage: StageFolder
     plan: list[Shard]
+    shards: dict[str, str]  # instance id -> stem of its shard
     facts: dict[str, Any]
 
 
@@ -55,20 +59,24 @@ def run(context: Context) -> Summary:
     """Fill the store.
 
     Raises:
-        DistcorrError: data or weights missing or damaged; the run folder holds another store;
-            or what ``run_shards`` raises.
+        DistcorrError: data or weights missing or damaged; the run folder holds features of other
+            data or networks; or what ``run_shards`` raises.
     """
     job = _prepare(context)
     for warning in (*job.dataset.warnings, *check(job.dataset)):
         context.progress.warn(warning)
     _refuse_other_store(context, job)
-    _write_instances(job)
+    table = datasets.to_table(job.dataset)
+    FeatureStore.write_instances(job.stage, table, job.shards, job.facts)
     context.run.save_config(context.config)
+    for feature in itertools.chain(*job.features.values()):
+        TableStore(job.stage.files).describe(feature)
+    _adopt(job)
 
     def work(todo: list[Shard]) -> Iterator[Outcome[Shard, Any]]:
-        make = functools.partial(
-            BuildShard, job.stage, job.dataset.root, context.config, job.conv, job.vector
-        )
+        make = partial(BuildShard, job.stage, job.dataset.root, context.config)
+        # Whole photographs take longest: first, so that no worker is left with one at the end.
+        todo = sorted(todo, key=lambda shard: (shard.kind != PHOTOGRAPHS, shard.index))
         if context.session.inline:
             build = make(job.weights)
             for shard in todo:
@@ -76,196 +84,175 @@ def run(context: Context) -> Summary:
         else:
             yield from _work_on_ray(context.session, todo, make, job.weights)
 
-    return run_shards(context, job.stage, job.plan, work)
+    return run_shards(context, job.stage, job.plan, work, {"store": _store_of(context)})
 
 
 def forecast(context: Context) -> Forecast:
-    """What ``run`` would do; reads annotations and weights, opens no photograph."""
+    """What ``run`` would do; reads annotations, weights and photographs, computes no feature."""
     if context.config.dataset.name == "toy" and not context.run.folder.exists("toy"):
         return Forecast(NAME, "", None, None, "draws the toy set first")
     job = _prepare(context)
-    return Forecast(NAME, job.stage.key, len(job.plan), len(job.stage.todo(job.plan)))
+    todo = job.stage.todo(job.plan)
+    left = len(todo) - sum(1 for _ in _in_store(job, todo))
+    return Forecast(NAME, job.stage.key, len(job.plan), left)
 
 
 # -- planning ----------------------------------------------------------------------------------
 
 
 def _prepare(context: Context) -> _Job:
+    limit_threads()  # as in the workers: an extractor may compute its weights
     config = context.config.features
-    weights = load_weights(config.weights, config.network, config.weights_sha256)
-    network = _network(weights, config, context.config.seed)
-    conv = network.grid if config.conv == "auto" else config.conv
-    vector = network.vector if config.vector == "auto" else config.vector
-    for tap in (conv, vector):
-        network.require(tap)
-    network.geometry(conv)  # refuses a layer without cells
+    weights = load_network(config)
+    wished = wishes(context.config, weights)
     dataset = datasets.load(context.config.dataset, context.run.folder, context.config.seed)
+    features: dict[str, list[Feature]] = {INSTANCES: [], PHOTOGRAPHS: []}
+    for wanted in wished.wanted:
+        features[kind_of(wanted)].append(wanted.feature)
+    # The network, its use and the data: features may be added to a run, these may not change.
+    used = {w.feature.name: w.feature.folder for w in wished.wanted}
     identity = {
         "version": VERSION,
         "dataset": datasets.fingerprint(dataset),
-        "weights": weights.sha256,
-        "network": weights.network,
-        "features": [conv, vector, config.control, config.batch, config.shard],
-        "seed": context.config.seed if config.control != "none" else 0,
+        "aligned": [used[f"grids/{wished.conv}"], used[f"vectors/{wished.vector}"]],
+        "network": weights.sha256 if weights else config.network,
+        "precision": config.precision,
     }
-    stage = context.run.stage(NAME, digest(identity)[:8])
+    stage = context.run.stage(NAME, digest(identity)[:8], _store_of(context))
+    plan, shards = _plan(dataset, config.shard, features)
     train = sum(i.split == "train" for i in dataset.instances)
-    label = weights.label + (" SHUFFLED (control)" if config.control != "none" else "")
     facts = {
         "keypoint_names": {c: list(names) for c, names in dataset.keypoint_names.items()},
-        "conv": conv,
-        "vector": vector,
+        "conv": wished.conv,
+        "vector": wished.vector,
+        "tables": used,
         "stamp": {
-            "weights": f"{label}, sha256 {weights.sha256[:12]}",
+            "weights": _stamp(features[INSTANCES][:2], weights),
             "data": f"{dataset.name}: {len(dataset.keypoint_names)} categories, {train} training "
             f"and {len(dataset.instances) - train} validation instances",
         },
     }
-    plan = _plan(dataset, config.shard)
-    return _Job(dataset, weights, network, conv, vector, stage, plan, facts)
+    return _Job(dataset, weights, features, stage, plan, shards, facts)
 
 
-def _plan(dataset: Dataset, size: int) -> list[Shard]:
-    """Shards of ``size`` instances; a photograph that has changed in size changes its shard."""
+def _stamp(main: Sequence[Feature], weights: Weights | None) -> str:
+    """Whose features are aligned, and whose find the neighbours if it is another's."""
+    labels = list(dict.fromkeys(feature.label for feature in main))
+    if weights:
+        checksum = f", sha256 {weights.sha256[:12]}"
+        labels = [a + checksum if a.startswith(weights.label) else a for a in labels]
+    return "; neighbours by ".join(labels)
+
+
+def _store_of(context: Context) -> str:
+    return context.config.compute.store or OWN_STORE
+
+
+def _plan(
+    dataset: Dataset, size: int, features: dict[str, list[Feature]]
+) -> tuple[list[Shard], dict[str, str]]:
+    """Shards of instances, then of photographs; and the stem of each instance's shard.
+
+    No shard spans categories or splits, so that a run of one category finds its shards in a store
+    that a run of all has filled.
+    """
+    checksums = _checksums(dataset)
+    plan: list[Shard] = []
+    stems: dict[str, str] = {}
+    made = {kind: digest([f.folder for f in found]) for kind, found in features.items()}
+
+    def add(kind: str, items: list[str], holds: list[Any]) -> str:
+        stem = digest(holds)[:20]
+        inputs = digest([stem, made[kind]])[:16]
+        plan.append(Shard(len(plan), inputs, tuple(items), kind, stem))
+        return stem
+
+    for members in _chunks(dataset.instances, size):
+        holds = [[i.id, checksums[i.image], list(i.box)] for i in members]
+        stem = add(INSTANCES, [i.id for i in members], holds)
+        stems |= dict.fromkeys((i.id for i in members), stem)
+    if not features[PHOTOGRAPHS]:
+        return plan, stems
+    shown: dict[str, list[Instance]] = defaultdict(list)
+    for instance in dataset.instances:
+        shown[instance.image].append(instance)
+    for firsts in _chunks([members[0] for members in shown.values()], size):
+        images = [first.image for first in firsts]
+        content = [
+            [i, checksums[i], [_keypoints(each, dataset) for each in shown[i]]] for i in images
+        ]
+        add(PHOTOGRAPHS, images, content)
+    return plan, stems
+
+
+def _chunks(instances: Sequence[Instance], size: int) -> Iterator[list[Instance]]:
+    for _, group in itertools.groupby(instances, key=lambda i: (i.category, i.split)):
+        members = list(group)
+        for start in range(0, len(members), size):
+            yield members[start : start + size]
+
+
+def _keypoints(instance: Instance, dataset: Dataset) -> list[Any]:
+    names = dataset.keypoint_names[instance.category]
+    visible = np.flatnonzero(instance.visible)
+    return [instance.id, [[names[k], *map(float, instance.keypoints[k])] for k in visible]]
+
+
+def _checksums(dataset: Dataset) -> dict[str, str]:
+    """sha256 of every photograph; a word for one that is not there or not ours to read."""
     folder = Folder(dataset.root)
-    parents = {i.image.rpartition("/")[0] for i in dataset.instances}
-    sizes = {f"{p}/{n}".lstrip("/"): s for p in parents for n, s in folder.sizes(p).items()}
-    plan = []
-    for start in range(0, len(dataset.instances), size):
-        members = dataset.instances[start : start + size]
-        inputs = digest([[i.id, i.image, sizes.get(i.image, -1)] for i in members])
-        plan.append(Shard(start // size, inputs[:16], tuple(i.id for i in members)))
-    return plan
+
+    def checksum(image: str) -> str:
+        try:
+            return hashlib.sha256(folder.read(image)).hexdigest()
+        except FileNotFoundError:
+            return "missing"
+        except DistcorrError:
+            return "not readable"
+
+    images = sorted({i.image for i in dataset.instances})
+    with ThreadPoolExecutor(_READERS) as pool:
+        return dict(zip(images, pool.map(checksum, images), strict=True))
 
 
 def _refuse_other_store(context: Context, job: _Job) -> None:
-    """A run holds one feature store: numbers from two data sets or networks must not mix."""
+    """A run has one set of features: numbers from two data sets or networks must not mix."""
     entry = context.run.manifest()["stages"].get(NAME)
     if entry is None or entry["key"] == job.stage.key:
         return
     before = context.run.config()
     changes = difference(before, context.config) if before else []
+    unseen = "files behind the same paths, or the way in which distcorr makes features"
     raise DistcorrError(
         f"{context.run} was made with other data, weights or features"
-        + (f" ({'; '.join(changes)})" if changes else " (files behind the same paths changed)")
-        + ".",
+        + f" ({'; '.join(changes) or unseen}).",
         "give this configuration a run folder of its own: --run runs/another; nothing was changed",
     )
 
 
-def _write_instances(job: _Job) -> None:
-    if job.stage.folder.exists(INSTANCES):
-        return
-    shard = [s.index for s in job.plan for _ in s.items]
-    FeatureStore.write_instances(job.stage, datasets.to_table(job.dataset), shard, job.facts)
+def _adopt(job: _Job) -> None:
+    """Mark the shards done whose parts are all in the store, made by whichever run."""
+    todo = job.stage.todo(job.plan)
+    for shard, entries in _in_store(job, todo):
+        job.stage.begin()
+        mark_done(job.stage, shard, entries)
 
 
-def _network(weights: Weights, config: FeaturesConfig, seed: int, device: str = "cpu") -> Backbone:
-    arrays = weights.arrays
-    if config.control == "shuffled-weights":
-        arrays = extractors.shuffled(arrays, seed)
-    return extractors.build(weights.network, arrays, device)
-
-
-# -- building one shard ------------------------------------------------------------------------
-
-
-class BuildShard:
-    """Builds shards; one per process, so that the network is loaded once."""
-
-    def __init__(
-        self,
-        stage: StageFolder,
-        root: str,
-        config: Config,
-        conv: str,
-        vector: str,
-        weights: Weights,
-    ) -> None:
-        import torch
-
-        limit_threads()
-        # The device that torch sees, not the one that Ray promises: its GPUs may be logical.
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        torch.backends.cudnn.deterministic = True
-        torch.backends.cudnn.allow_tf32 = False  # float32 means float32, as on a CPU
-        self._stage, self._photographs = stage, Folder(root)
-        self._batch: int = config.features.batch
-        self._network = _network(weights, config.features, config.seed, device)
-        self._taps = {"grids": conv, "vectors": vector}
-        self._sha256 = weights.sha256
-        self._instances = {i.id: i for i in FeatureStore(stage).instances}
-
-    def __call__(self, shard: Shard) -> dict[str, Any]:
-        """Write the shard's parts and marker.
-
-        Returns:
-            rows, dead letters and seconds, for the log.
-        """
-        began = time.monotonic()
-        instances = [self._instances[i] for i in shard.items]
-        crops, kept, dead = self._crops(instances)
-        features = self._features(crops)
-        finite = np.ones(len(kept), bool)
-        for tap, values in features.items():
-            # float16 is the store's type: what overflows it is as useless as a NaN.
-            with np.errstate(over="ignore"):
-                good = np.isfinite(values.astype(np.float16)).reshape(len(kept), -1).all(axis=1)
-            for i in np.flatnonzero(finite & ~good):
-                message = f"the network's {tap} is not finite, or too large for float16"
-                dead.append(DeadLetter(kept[i].id, kept[i].image, message))
-            finite &= good
-        ids = [instance.id for instance, ok in zip(kept, finite, strict=True) if ok]
-        files: dict[str, Written] = {}
-        for kind, tap in self._taps.items():
-            values = features[tap][finite] if tap in features else np.zeros((0,))
-            table = self._table(ids, kind, values)
-            name = f"{kind}/{tap}/{shard.part}"
-            files[name] = self._stage.folder.write_table(name, table)
-        self._stage.mark_done(shard, files, len(ids), dead)
-        return {
-            "rows": len(ids),
-            "dead": len(dead),
-            "seconds": round(time.monotonic() - began, 2),
-        }
-
-    def _crops(
-        self, instances: Sequence[Instance]
-    ) -> tuple[list[Array], list[Instance], list[DeadLetter]]:
-        # Instances of one photograph stand together, so a cache of one decodes each file once.
-        read = functools.lru_cache(maxsize=1)(functools.partial(read_image, self._photographs))
-        crops: list[Array] = []
-        kept: list[Instance] = []
-        dead: list[DeadLetter] = []
-        for instance in instances:
-            try:
-                side = self._network.input_size
-                crops.append(crop_square(read(instance.image), instance.box, side))
-                kept.append(instance)
-            except (DistcorrError, ValueError) as error:
-                # Not an OSError: when storage does not answer, the shard fails and is tried again.
-                dead.append(DeadLetter(instance.id, instance.image, describe(error)))
-        return crops, kept, dead
-
-    def _features(self, crops: Sequence[Array]) -> dict[str, Any]:
-        taps = tuple(dict.fromkeys(self._taps.values()))
-        batches = [
-            self._network(np.stack(crops[i : i + self._batch]), taps)
-            for i in range(0, len(crops), self._batch)
-        ]
-        return {tap: np.concatenate([b[tap] for b in batches]) for tap in taps} if batches else {}
-
-    def _table(self, ids: list[str], kind: str, values: Any) -> Any:
-        tap, is_grid = self._taps[kind], kind == "grids"
-        shape = values.shape[1:] if is_grid else (int(np.prod(values.shape[1:])),)
-        geometry = self._network.geometry(tap) if is_grid else None
-        meta = FeatureMeta(tap, shape, geometry, self._sha256)
-        return feature_table(ids, values.reshape(len(ids), *shape), meta)
+def _in_store(job: _Job, todo: Sequence[Shard]) -> Iterator[tuple[Shard, dict[str, Entry]]]:
+    """Those of the shards that the store holds whole, with the entries of their parts."""
+    store = TableStore(job.stage.files)
+    for kind, features in job.features.items():
+        mine = [shard for shard in todo if shard.kind == kind]
+        found = {f.folder: store.entries(f.folder, [s.stem for s in mine]) for f in features}
+        for shard in mine:
+            entries = {t: e[shard.stem] for t, e in found.items() if shard.stem in e}
+            if len(entries) == len(features):
+                yield shard, entries
 
 
 # -- on Ray ------------------------------------------------------------------------------------
 
-_Make = Callable[[Weights], BuildShard]
+_Make = Callable[[Weights | None], BuildShard]
 
 
 class _Actor:
@@ -278,16 +265,15 @@ class _Actor:
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
         outcomes = []
-        for index, inputs, items in zip(
-            batch["index"], batch["inputs"], batch["items"], strict=True
-        ):
-            shard = Shard(int(index), str(inputs), tuple(map(str, items)))
+        for text in batch["shard"]:
+            fields = json.loads(str(text))
+            shard = Shard(**(fields | {"items": tuple(fields["items"])}))
             outcomes.append(json.dumps(asdict(attempt(self._build, shard, (shard,)))))
         return {"outcome": outcomes}
 
 
 def _work_on_ray(
-    session: Session, todo: list[Shard], make: _Make, weights: Weights
+    session: Session, todo: list[Shard], make: _Make, weights: Weights | None
 ) -> Iterator[Outcome[Shard, Any]]:
     import pyarrow as pa
     import ray
@@ -295,9 +281,7 @@ def _work_on_ray(
 
     session.connect()
     pool = session.pool()
-    rows = [
-        pa.table({"index": [s.index], "inputs": [s.inputs], "items": [list(s.items)]}) for s in todo
-    ]
+    rows = [pa.table({"shard": [json.dumps(asdict(shard))]}) for shard in todo]
     with warnings.catch_warnings():
         # Bounding the replacements of a process that dies has no other way yet; Ray's default is
         # to replace it for ever. The two arguments go in Ray 2.64, which pyproject.toml excludes.

@@ -6,9 +6,11 @@ when there is work left to do.
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 import logging
 import os
+import platform
 import secrets
 import socket
 import traceback
@@ -56,6 +58,20 @@ def limit_threads() -> None:
     torch.set_num_threads(1)
     faiss.omp_set_num_threads(1)
     threadpoolctl.threadpool_limits(1)
+    _keep_freed_memory()
+
+
+def _keep_freed_memory() -> None:
+    """Let large buffers be used again instead of being given back and fetched page by page.
+
+    Networks free and allocate the same megabytes for every batch; the page faults cost about a
+    tenth of a forward pass. Only glibc has the switch.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        m_trim_threshold, m_mmap_threshold = -1, -3  # of malloc.h; the largest that it takes
+        libc.mallopt(m_trim_threshold, 1 << 30)
+        libc.mallopt(m_mmap_threshold, 1 << 25)
 
 
 class Session:

@@ -10,8 +10,8 @@ import pyarrow as pa
 
 from distcorr.algorithms.knn import cosine_topk
 from distcorr.config import digest
+from distcorr.data.features import FeatureStore
 from distcorr.data.run import Shard, StageFolder
-from distcorr.data.store import FeatureStore
 from distcorr.stages.cluster import Outcome
 from distcorr.stages.pipeline import (
     Context,
@@ -48,10 +48,11 @@ def forecast(context: Context) -> Forecast:
 def _prepare(context: Context) -> tuple[StageFolder, StageFolder, list[Shard]]:
     features = required("build-db", NAME, context.run)
     key = stage_key(NAME, VERSION, context)
-    instances = FeatureStore(features).instances
-    categories = sorted({i.category for i in instances})
-    members = {c: [i.id for i in instances if i.category == c] for c in categories}
-    plan = [Shard(n, digest(members[c])[:16], (c,)) for n, c in enumerate(categories)]
+    store = FeatureStore(features)
+    plan = []
+    for number, category in enumerate(sorted({i.category for i in store.instances})):
+        members = [[i.id for i in store.members(category, split)] for split in ("train", "val")]
+        plan.append(Shard(number, digest(members)[:16], (category,)))
     return features, context.run.stage(NAME, key), plan
 
 

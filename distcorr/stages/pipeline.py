@@ -7,12 +7,13 @@ import importlib.metadata
 import json
 import platform
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 import distcorr
 from distcorr.config import Config, difference, digest
+from distcorr.data.features import FeatureStore
 from distcorr.data.run import Run, Shard, StageFolder
 from distcorr.errors import PARTIAL, DistcorrError
 from distcorr.stages.cluster import Outcome, Session
@@ -25,11 +26,13 @@ class Stage(NamedTuple):
         module: imported on use, so that ``--help`` never loads torch.
         needs: stages whose output it reads.
         reads: top-level configuration entries that change its output.
+        features: kinds of feature tables that it reads; other tables may come and go.
     """
 
     module: str
     needs: tuple[str, ...]
     reads: tuple[str, ...]
+    features: tuple[str, ...] = ()
 
 
 STAGES = {
@@ -42,11 +45,13 @@ STAGES = {
         "distcorr.stages.neighbors",
         ("build-db",),
         ("neighbors",),
+        features=("vectors",),
     ),
     "transfer": Stage(
         "distcorr.stages.transfer",
         ("build-db", "neighbors"),
         ("flow",),
+        features=("grids",),
     ),
 }
 
@@ -168,7 +173,15 @@ def stage_key(name: str, version: int, context: Context) -> str:
 
 def _identities(name: str, run: Run) -> dict[str, list[str]]:
     """What the stage builds on, by content."""
-    return {need: required(need, name, run).identity() for need in STAGES[name].needs}
+    identities = {}
+    for need in STAGES[name].needs:
+        stage = required(need, name, run)
+        tables: list[str] = []
+        if need == "build-db":
+            main = FeatureStore(stage).main
+            tables = [main[kind] for kind in STAGES[name].features]
+        identities[need] = stage.identity(*tables)
+    return identities
 
 
 def required(name: str, by: str, run: Run) -> StageFolder:
@@ -191,6 +204,7 @@ def run_shards(
     stage: StageFolder,
     plan: Sequence[Shard],
     work: Callable[[list[Shard]], Iterator[Outcome[Shard, Any]]],
+    facts: Mapping[str, Any] | None = None,
 ) -> Summary:
     """Do what is left of a plan, then mark the stage done.
 
@@ -199,6 +213,7 @@ def run_shards(
         stage: where markers and parts go.
         plan: every shard of the stage.
         work: does the given shards, and yields an outcome for each as it finishes.
+        facts: what else the manifest is to say of the stage.
 
     Raises:
         DistcorrError: some shards failed; the others are done and stay (exit code 4).
@@ -211,6 +226,7 @@ def run_shards(
         "shards": len(plan),
         "needs": _identities(stage.name, context.run),
         "versions": _versions(context, stage, anything_done=len(todo) < len(plan)),
+        **(facts or {}),
     }
     if todo:
         stage.begin()
@@ -218,6 +234,7 @@ def run_shards(
     context.progress.start(stage.name, len(plan), len(plan) - len(todo))
     failures: list[Outcome[Shard, Any]] = []
     lines: list[str] = []
+    said: set[str] = set()
     try:
         for outcome in work(todo) if todo else ():
             if outcome.error:
@@ -225,6 +242,10 @@ def run_shards(
             line = {"shard": outcome.item.index, "error": outcome.error}
             lines.append(json.dumps(line | {"result": outcome.result, "details": outcome.details}))
             context.progress.advance(bool(outcome.error))
+            for note in (outcome.result or {}).get("notes", ()):
+                if note not in said:
+                    said.add(note)
+                    context.progress.warn(note)
     finally:
         if lines:
             name = f"logs/{stage.name}-{stage.key}-{stamp}.jsonl"

@@ -21,8 +21,9 @@ from distcorr.algorithms.crop import from_square, to_square
 from distcorr.algorithms.flow import align_many, unit_norm
 from distcorr.algorithms.transfer import carry, order_by, predict_keypoints
 from distcorr.config import FlowConfig, digest
+from distcorr.data.features import FeatureStore
 from distcorr.data.run import Shard, StageFolder
-from distcorr.data.store import FeatureStore, HalfArray
+from distcorr.data.store import HalfArray
 from distcorr.stages.cluster import Outcome
 from distcorr.stages.pipeline import (
     Context,

@@ -1,11 +1,12 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from PIL import Image
 
-from distcorr.algorithms.crop import crop_square, from_square, to_square
+from distcorr.algorithms.crop import crop_square, from_square, reduce_to, to_square
 from distcorr.types import Box
 
 
@@ -31,6 +32,74 @@ def test_equals_resizing_the_cut_out_box(box, side):
     assert ours.shape == (side, side, 3)
     assert ours.dtype == np.uint8
     assert np.abs(ours - oracle[0].permute(1, 2, 0).numpy()).max() <= 1
+
+
+def slow_crop(image, box, side):
+    """The definition, whole arrays at a time in float32: what the kernel must give bit for bit."""
+    height, width = image.shape[:2]
+    at = from_square(np.repeat(np.arange(side)[:, None], 2, axis=1), box, side)
+    at = np.clip(np.clip(at, box[:2], box[2:]), 0, (width - 1, height - 1))
+    first = np.floor(at).astype(int)
+    second = np.minimum(first + 1, (width - 1, height - 1))
+    weight = (at - first).astype(np.float32)
+
+    def mix(a, b, share):
+        return (b.astype(np.float32) - a.astype(np.float32)) * share + a.astype(np.float32)
+
+    rows = mix(image[first[:, 1]], image[second[:, 1]], weight[:, 1, None, None])
+    square = mix(rows[:, first[:, 0]], rows[:, second[:, 0]], weight[:, 0, None])
+    return np.rint(square).astype(np.uint8)
+
+
+@given(
+    size=st.tuples(st.integers(1, 90), st.integers(1, 90)),
+    corner=st.tuples(st.floats(-20, 89), st.floats(-20, 89)),
+    extent=st.tuples(st.floats(0, 120), st.floats(0, 120)),
+    whole=st.booleans(),
+    side=st.sampled_from([1, 2, 31, 64]),
+)
+def test_equals_the_definition_bit_for_bit(size, corner, extent, whole, side):
+    height, width = size
+    box = Box(*corner, corner[0] + extent[0], corner[1] + extent[1])
+    box = Box(*map(round, box)) if whole else box
+    assume(box.x1 >= 0 and box.y1 >= 0 and box.x0 <= width - 1 and box.y0 <= height - 1)
+    image = noise(height, width, seed=height)
+    assert np.array_equal(crop_square(image, box, side), slow_crop(image, box, side))
+
+
+def test_any_memory_layout_is_welcome():
+    image = noise(40, 50)
+    expected = crop_square(image, Box(3, 4, 30, 35), 20)
+    read_only = image.copy()
+    read_only.flags.writeable = False
+    padded = np.zeros((40, 50, 4), np.uint8)
+    padded[..., :3] = image
+    for other in (read_only, padded[..., :3], np.asfortranarray(image)):
+        assert np.array_equal(crop_square(other, Box(3, 4, 30, 35), 20), expected)
+
+
+@pytest.mark.parametrize(
+    ("size", "reduced"),
+    [
+        ((301, 777), (194, 500)),
+        ((640, 480), (500, 375)),
+        ((1, 900), (1, 500)),
+        ((501, 3), (500, 3)),
+    ],
+)
+def test_a_long_photograph_is_reduced_as_pillow_reduces_it(size, reduced):
+    image = noise(*size)
+    small = reduce_to(image, 500)
+    oracle = Image.fromarray(image).resize(reduced[::-1], Image.Resampling.BILINEAR)
+    assert small.shape == (*reduced, 3)
+    assert small.dtype == np.uint8
+    assert small.flags.c_contiguous
+    assert np.abs(small.astype(int) - np.asarray(oracle)).max() <= 1
+
+
+def test_a_short_photograph_stays_as_it_is():
+    image = noise(500, 333)
+    assert reduce_to(image, 500) is image
 
 
 def test_crop_and_coordinates_agree():

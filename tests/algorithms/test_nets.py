@@ -85,6 +85,43 @@ def test_squeezenet_shapes():
     assert shapes["conv_final"] == (1000, 15, 15)  # its pool9 stands aside
 
 
+@pytest.mark.parametrize("layers", [CAFFENET, ALEXNET, SQUEEZENET])
+def test_rows_and_columns_follow_the_geometry_at_any_size(layers):
+    sizes = [(500, 375), (333, 500), (500, 500), (227, 227), (67, 300), (91, 68), (100, 131)]
+    with torch.device("meta"):
+        modules, _ = skeleton(layers, 227)
+        for height, width in sizes:
+            x = torch.empty(1, 3, height, width)
+            for layer in layers:
+                if isinstance(layer, nets.Linear):
+                    break
+                y = modules[layer.name](x)
+                cells = [geometry(layers, layer.name, side).cells for side in (height, width)]
+                assert list(y.shape[2:]) == cells, (layer.name, height, width)
+                x = x if nets._is_side(layer) else y
+
+
+@pytest.mark.parametrize("layers", [CAFFENET, SQUEEZENET])
+def test_where_the_geometry_refuses_a_size_the_modules_do_too(layers):
+    with torch.device("meta"):
+        modules, _ = skeleton(layers, 227)
+        for side in range(1, 100):
+            x = torch.empty(1, 3, side, side)
+            for layer in layers:
+                if isinstance(layer, nets.Linear):
+                    break
+                try:
+                    y = modules[layer.name](x)
+                except RuntimeError:
+                    with pytest.raises(DistcorrError, match="too small"):
+                        geometry(layers, layer.name, side)
+                    if not nets._is_side(layer):
+                        break
+                    continue
+                assert y.shape[2] == geometry(layers, layer.name, side).cells
+                x = x if nets._is_side(layer) else y
+
+
 def test_geometry_of_a_fully_connected_layer_is_refused():
     with pytest.raises(DistcorrError, match=r"'fc7' has no cells in space; these have: conv1"):
         geometry(CAFFENET, "fc7", 227)
@@ -113,12 +150,38 @@ def test_receptive_field_of_conv3_by_gradient():
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
-@pytest.mark.parametrize("channels", [2, 5, 17])
+@pytest.mark.parametrize("channels", [1, 2, 5, 17])
 def test_local_response_norm_agrees_with_torch(channels, memory_format):
     x = 300 * torch.rand(2, channels, 5, 7, generator=torch.Generator().manual_seed(1))
     x = x.to(memory_format=memory_format)
     expected = nn.LocalResponseNorm(5, 1e-4, 0.75, 1.0)(x)
     torch.testing.assert_close(nets.local_response_norm(x), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(2, 96, 5, 7), (1, 7, 1, 1), (3, 1, 4, 2), (0, 6, 3, 3)])
+def test_the_kernel_of_a_cpu_is_the_definition_in_float64(shape):
+    x = 300 * torch.randn(shape, generator=torch.Generator().manual_seed(2))
+    x = x.contiguous(memory_format=torch.channels_last)
+    squares = np.pad(x.numpy().astype(np.float64) ** 2, ((0, 0), (2, 2), (0, 0), (0, 0)))
+    total = sum(squares[:, i : i + shape[1]] for i in range(5))
+    before, found = x.clone(), nets.local_response_norm(x)
+    expected = x.numpy() / (1 + 1e-4 / 5 * total) ** 0.75
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-6)
+    assert torch.equal(x, before)  # it may be a tap
+    assert found.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_normalisation_has_a_gradient():
+    x = torch.rand(1, 6, 2, 2, dtype=torch.float64, requires_grad=True)
+    torch.autograd.gradcheck(nets.local_response_norm, (200 * x,))
+
+
+def test_normalisation_of_bfloat16_sums_in_float32():
+    x = 200 * torch.rand(2, 96, 4, 4, generator=torch.Generator().manual_seed(3))
+    x = x.bfloat16().contiguous(memory_format=torch.channels_last)
+    found, expected = nets._Norm()(x), nets.local_response_norm(x.float())
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found, expected.bfloat16(), rtol=0, atol=0)
 
 
 def test_forward_stops_at_the_deepest_tap():

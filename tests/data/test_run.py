@@ -68,7 +68,49 @@ def test_finish_sums_and_its_digest_is_of_the_content(stage: StageFolder, tmp_pa
     assert stage.done() == done == other.finish(PLAN)
     build(other, PLAN[0], rows=3)
     fresh = Run(str(tmp_path / "other")).stage("build-db", "k1")
-    assert fresh.finish(PLAN)["digest"] != done["digest"]
+    assert fresh.finish(PLAN)["tables"] != done["tables"]
+
+
+def test_markers_of_a_longer_plan_go(stage: StageFolder) -> None:
+    for shard in PLAN:
+        build(stage, shard)
+    stage.finish(PLAN[:2])
+    assert stage.parts("grids/x") == ["grids/x/part-00000.parquet", "grids/x/part-00001.parquet"]
+    assert stage.todo(PLAN) == PLAN[2:]
+
+
+def test_the_identity_is_of_the_tables_that_count(stage: StageFolder) -> None:
+    shard = PLAN[0]
+
+    def finish(**tables: int) -> None:
+        names = {f"{t}/{shard.part}": pa.table({"id": [v]}) for t, v in tables.items()}
+        files = {name: stage.files.write_table(name, table) for name, table in names.items()}
+        stage.mark_done(shard, files, 1)
+        stage._markers.clear()
+        stage.finish([shard])
+
+    finish(x=1, y=1)
+    of_x, of_all = stage.identity("x"), stage.identity()
+    finish(x=1, y=2, z=1)
+    assert stage.identity("x") == of_x
+    assert stage.identity() != of_all
+    finish(x=2, y=2)
+    assert stage.identity("x") != of_x
+
+
+def test_parts_may_be_in_another_folder(tmp_path: Path) -> None:
+    run = Run(str(tmp_path / "run"))
+    run.record("build-db", {"key": "k0", "store": str(tmp_path / "shared")})
+    run.record("other", {"key": "k1", "store": "inside"})
+    stage, other = run.current("build-db"), run.current("other")
+    assert stage
+    assert other
+    name = f"x/{PLAN[0].part}"
+    written = stage.files.write_table(name, pa.table({"id": [1]}))
+    stage.mark_done(PLAN[0], {name: written}, 1)
+    assert (tmp_path / "shared" / name).is_file()
+    assert stage.todo(PLAN) == PLAN[1:]
+    assert other.files.uri == str(tmp_path / "run" / "inside")
 
 
 def test_dead_letters_become_a_table_and_go_when_mended(stage: StageFolder) -> None:

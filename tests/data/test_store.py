@@ -1,137 +1,180 @@
+"""The feature store: tables any reader opens, entries, sharing, and what verify finds."""
+
 from __future__ import annotations
 
+import hashlib
+import json
+import os
+import pickle
 from pathlib import Path
 
+import duckdb
 import numpy as np
 import pandas as pd
-import pyarrow as pa
+import polars as pl
 import pyarrow.parquet as pq
 import pytest
 
-from distcorr.data import datasets
-from distcorr.data.run import DeadLetter, Run, Shard
-from distcorr.data.store import FeatureMeta, FeatureStore, feature_table, read_features
-from distcorr.errors import DistcorrError
-from distcorr.types import Box, Dataset, Geometry, Instance
+from distcorr.data.run import DeadLetter
+from distcorr.data.storage import Folder
+from distcorr.data.store import Feature, TableStore, feature_table, read_values
+from distcorr.types import Geometry
 
 GEOMETRY = Geometry(input_size=227, stride=16, offset=17.0, rf=131, cells=3)
-META = FeatureMeta("conv4", (3, 3, 5), GEOMETRY, "abc")
-
-
-def instance(k: int) -> Instance:
-    points = np.array([[1.5 + k, 2], [np.nan, np.nan]], np.float32)
-    box = Box(0, 1, 30 + k, 40)
-    return Instance(f"i{k}", "p.jpg", "bird", "train", box, points, np.array([True, False]))
-
-
-def test_values_survive_as_float16_with_shape_and_geometry(tmp_path: Path) -> None:
-    values = np.random.default_rng(1).normal(size=(4, 3, 3, 5)).astype(np.float32)
-    table = feature_table(["a", "b", "c", "d"], values, META)
-    pq.write_table(table, tmp_path / "x.parquet")
-    ids, read, meta = read_features(pq.read_table(tmp_path / "x.parquet"))
-    assert ids == ["a", "b", "c", "d"]
-    np.testing.assert_array_equal(read, values.astype(np.float16))
-    assert meta == META
-
-
-def test_other_readers_open_the_file(tmp_path: Path) -> None:
-    values = np.arange(2 * 45, dtype=np.float32).reshape(2, 3, 3, 5)
-    pq.write_table(feature_table(["a", "b"], values, META), tmp_path / "x.parquet")
-    frame = pd.read_parquet(tmp_path / "x.parquet")
-    np.testing.assert_array_equal(np.stack(frame["conv4"]), values.reshape(2, 45))
-
-
-def test_an_empty_shard_is_a_table_too() -> None:
-    ids, read, _ = read_features(feature_table([], np.zeros((0, 3, 3, 5)), META))
-    assert (ids, read.shape) == ([], (0, 3, 3, 5))
-
-
-def test_a_wrong_shape_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"must be \(1, 3, 3, 5\), got \(1, 3, 5\)"):
-        feature_table(["a"], np.zeros((1, 3, 5)), META)
+CONV4 = Feature("grids", "conv4", {"weights": "abc", "side": 227}, "a network")
+VALUES = np.random.default_rng(1).normal(size=(4, 3, 3, 5)).astype(np.float32)
+IDS = {"id": ["a", "b", "c", "d"]}
+LETTER = DeadLetter("e", "e.jpg", "cut short")
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> FeatureStore:
-    stage = Run(str(tmp_path)).stage("build-db", "k")
-    dataset = Dataset("d", "", tuple(instance(k) for k in range(4)), {"bird": ("eye", "tail")})
-    facts = {
-        "keypoint_names": {"bird": ["eye", "tail"]},
-        "conv": "conv4",
-        "vector": "fc7",
-        "stamp": {"weights": "w", "data": "d"},
-    }
-    plan = [Shard(0, "x", ("i0", "i1")), Shard(1, "x", ("i2", "i3"))]
-    FeatureStore.write_instances(stage, datasets.to_table(dataset), [0, 0, 1, 1], facts)
-    for shard in plan:
-        kept = [i for i in shard.items if i != "i2"]
-        values = np.stack([np.full((3, 3, 5), int(i[1])) for i in kept]).astype(np.float32)
-        name = f"grids/conv4/{shard.part}"
-        dead = [DeadLetter(i, "p.jpg", "bad") for i in shard.items if i == "i2"]
-        written = stage.folder.write_table(name, feature_table(kept, values, META))
-        stage.mark_done(shard, {name: written}, len(kept), dead)
-    stage.finish(plan)
-    return FeatureStore(stage)
-
-
-def test_instances_come_back_equal(store: FeatureStore) -> None:
-    for k, read in enumerate(store.instances):
-        wanted = instance(k)
-        assert (read.id, read.image, read.category, read.split, read.box) == (
-            wanted.id,
-            wanted.image,
-            wanted.category,
-            wanted.split,
-            wanted.box,
+def store(tmp_path: Path) -> TableStore:
+    store = TableStore(Folder(tmp_path / "store"))
+    store.describe(CONV4)
+    for stem in ("s0", "s1"):
+        store.add(
+            CONV4, stem, feature_table(CONV4, IDS, VALUES, GEOMETRY), [LETTER], {"torch": "2"}
         )
-        np.testing.assert_array_equal(read.keypoints, wanted.keypoints)
-        np.testing.assert_array_equal(read.visible, wanted.visible)
-    assert store.keypoint_names == {"bird": ("eye", "tail")}
+    return store
 
 
-def test_features_come_in_the_order_asked_for_without_the_dead(store: FeatureStore) -> None:
-    ids, values, meta = store.read("grids/conv4", ["i3", "i2", "i0"])
-    assert ids == ["i3", "i0"]
-    assert values[:, 0, 0, 0].tolist() == [3, 0]
-    assert meta.geometry == GEOMETRY
-    assert [i.id for i in store.members("bird", "train")] == ["i0", "i1", "i3"]
+def folder_of(store: TableStore) -> Path:
+    return Path(store.folder.uri) / CONV4.folder
 
 
-def test_what_is_not_there_is_an_error(store: FeatureStore) -> None:
-    with pytest.raises(DistcorrError, match="has no grids/conv4 for 0 of the 0 instances"):
-        store.read("grids/conv4", ["i2"])  # a dead one
-    store.dead = frozenset()
-    with pytest.raises(DistcorrError, match="has no grids/conv4 for 1 of the 2 instances"):
-        store.read("grids/conv4", ["i2", "i3"])
-    with pytest.raises(DistcorrError, match="Cannot read the table"):
-        store.read("vectors/fc7", ["i3"])
+def problems(store: TableStore) -> dict[str, str]:
+    return {p.file.rpartition("/")[2]: p.what for _, found in store.verify() for p in found}
 
 
-def test_the_fingerprint_is_of_the_annotations_not_of_the_place() -> None:
-    names = {"bird": ("eye", "tail")}
-    one = Dataset("a", "/x", (instance(0),), names)
-    moved = Dataset("b", "/y", (instance(0),), names)
-    other = Dataset("a", "/x", (instance(1),), names)
-    assert datasets.fingerprint(one) == datasets.fingerprint(moved)
-    assert datasets.fingerprint(one) != datasets.fingerprint(other)
+def test_values_survive_as_float16_with_shape_and_geometry(tmp_path: Path) -> None:
+    pq.write_table(feature_table(CONV4, IDS, VALUES, GEOMETRY), tmp_path / "x.parquet")
+    table = pq.read_table(tmp_path / "x.parquet")
+    values, meta = read_values(table)
+    assert table["id"].to_pylist() == IDS["id"]
+    np.testing.assert_array_equal(values, VALUES.astype(np.float16))
+    assert meta == ("conv4", (3, 3, 5), GEOMETRY)
+    assert json.loads(table.schema.metadata[b"distcorr"])["made"] == CONV4.made
 
 
-def test_unknown_readers_are_refused(tmp_path: Path) -> None:
-    from distcorr.config import DatasetConfig
-    from distcorr.data.storage import Folder
+def test_every_reader_opens_the_file(store: TableStore) -> None:
+    path = folder_of(store) / "s0.parquet"
+    wanted = VALUES.astype(np.float16).reshape(4, 45)
+    np.testing.assert_array_equal(np.stack(pd.read_parquet(path)["conv4"]), wanted)
+    np.testing.assert_array_equal(pl.read_parquet(path)["conv4"].to_numpy(), wanted)
+    rows = duckdb.sql(f"select id, conv4 from '{path}' order by id").fetchall()
+    assert [row[0] for row in rows] == IDS["id"]
+    np.testing.assert_array_equal(np.array([row[1] for row in rows]), wanted)
+    read = pq.read_table(path)["conv4"].combine_chunks().flatten().to_numpy()
+    np.testing.assert_array_equal(read.reshape(4, 45), wanted)
 
-    folder = Folder(tmp_path)
-    with pytest.raises(DistcorrError, match="Did you mean 'voc'"):
-        datasets.load(DatasetConfig(name="vocs", root="x"), folder, 0)
-    with pytest.raises(DistcorrError, match="Cannot import"):
-        datasets.load(DatasetConfig(name="nowhere_to_be_found:load", root="x"), folder, 0)
-    with pytest.raises(DistcorrError, match="needs a folder"):
-        datasets.load(DatasetConfig(name="voc"), folder, 0)
+
+def test_an_empty_shard_is_a_table_too() -> None:
+    table = feature_table(CONV4, {"id": []}, np.zeros((0, 3, 3, 5)), GEOMETRY)
+    assert read_values(table)[0].shape == (0, 3, 3, 5)
 
 
-def test_tables_are_equal_bytes(tmp_path: Path) -> None:
-    table = pa.table({"a": [1, 2]})
-    from distcorr.data.storage import Folder
+def test_keys_and_values_of_other_lengths_are_refused() -> None:
+    with pytest.raises(ValueError, match="1 values for"):
+        feature_table(CONV4, IDS, VALUES[:1])
 
-    folder = Folder(tmp_path)
-    assert folder.write_table("x", table) == folder.write_table("y", table)
+
+def test_the_folder_names_how_it_is_made() -> None:
+    assert CONV4.name == "grids/conv4"
+    assert CONV4.folder.startswith("grids-conv4-")
+    relabelled = Feature("grids", "conv4", {"side": 227, "weights": "abc"}, "other words")
+    assert relabelled.folder == CONV4.folder
+    others = [
+        Feature("grids", "conv4", {"weights": "abd", "side": 227}),
+        Feature("cells", "conv4", CONV4.made),
+        Feature("grids", "conv5", CONV4.made),
+    ]
+    assert len({CONV4.folder, *(o.folder for o in others)}) == 4
+
+
+def test_an_entry_says_what_its_file_is(store: TableStore) -> None:
+    entry = store.find(CONV4.folder, "s0")
+    assert entry is not None
+    content = (folder_of(store) / "s0.parquet").read_bytes()
+    assert (entry.bytes, entry.sha256) == (len(content), hashlib.sha256(content).hexdigest())
+    assert (entry.rows, entry.dead, entry.made_with) == (4, (LETTER,), {"torch": "2"})
+    assert store.entries(CONV4.folder, ["s1", "s0", "s9"]) == {
+        "s1": store.find(CONV4.folder, "s1"),
+        "s0": entry,
+    }
+    again = pickle.loads(pickle.dumps(store))
+    assert again.find(CONV4.folder, "s0") == entry
+
+
+@pytest.mark.parametrize("damage", ["cut", "gone", "no entry", "bad entry"])
+def test_what_is_not_whole_is_not_found(store: TableStore, damage: str) -> None:
+    part, entry = folder_of(store) / "s0.parquet", folder_of(store) / "s0.json"
+    if damage == "cut":
+        part.write_bytes(part.read_bytes()[:-7])
+    elif damage == "gone":
+        part.unlink()
+    elif damage == "no entry":
+        entry.unlink()
+    else:
+        entry.write_text('{"sha256": 1}')
+    assert store.find(CONV4.folder, "s0") is None
+    assert list(store.entries(CONV4.folder, ["s0", "s1"])) == ["s1"]
+
+
+def test_a_listing_counts_what_is_finished(store: TableStore) -> None:
+    (folder_of(store) / "s1.json").unlink()
+    (info,) = store.tables()
+    assert (info.table, info.label, info.shards, info.rows) == (
+        CONV4.folder,
+        "a network",
+        1,
+        4,
+    )
+    assert info.bytes == (folder_of(store) / "s0.parquet").stat().st_size
+    assert TableStore(Folder("/nowhere/at/all")).tables() == []
+
+
+def test_a_whole_store_has_no_problems(store: TableStore) -> None:
+    assert problems(store) == {}
+
+
+def test_verify_finds_every_kind_of_problem(store: TableStore) -> None:
+    folder = folder_of(store)
+    table = feature_table(CONV4, IDS, VALUES, GEOMETRY)
+    for stem in ("flipped", "cut", "unfinished", "lost", "words"):
+        store.add(CONV4, stem, table, [], {})
+    content = bytearray((folder / "flipped.parquet").read_bytes())
+    content[100] ^= 1
+    (folder / "flipped.parquet").write_bytes(content)
+    os.truncate(folder / "cut.parquet", 50)
+    (folder / "unfinished.json").unlink()
+    (folder / "lost.parquet").unlink()
+    (folder / "words.json").write_text("no JSON")
+    (folder / ".s9.parquet.1234.tmp").write_bytes(b"half")
+    (folder / "notes.txt").write_text("mine")
+    (folder.parent / "readme.txt").write_text("mine")
+    (folder.parent / "holiday").mkdir()
+    (folder.parent / "holiday" / "a.jpg").write_bytes(b"x")
+    other = Feature("grids", "conv5", {})
+    store.describe(other)
+    (folder.parent / other.folder / "feature.json").write_text(json.dumps(vars(CONV4)))
+    found = problems(store)
+    wanted = {
+        "flipped.parquet": "checksum",
+        "cut.parquet": "has 50 bytes instead of",
+        "unfinished.parquet": "no entry",
+        "lost.json": "names a file that is not there",
+        "words.json": "damaged",
+        "words.parquet": "no entry",
+        ".s9.parquet.1234.tmp": "no part of a store",
+        "notes.txt": "no part of a store",
+        "readme.txt": "no part of a store",
+        "a.jpg": "without feature.json",
+        "feature.json": "describes another feature",
+    }
+    assert sorted(found) == sorted(wanted)
+    assert {n: w for n, w in wanted.items() if w not in found[n]} == {}
+
+
+def test_equal_tables_are_equal_bytes(store: TableStore) -> None:
+    folder = folder_of(store)
+    assert (folder / "s0.parquet").read_bytes() == (folder / "s1.parquet").read_bytes()

@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from distcorr.data.features import FeatureStore
 from distcorr.data.run import Run
-from distcorr.data.store import FeatureStore
 from distcorr.errors import DistcorrError
 from distcorr.stages.cluster import Session
 from distcorr.stages.pipeline import Context, forecast_stage, run_stage
@@ -72,15 +72,18 @@ def test_what_is_lost_is_done_again_and_nothing_else(
     address: str,
 ) -> None:
     features, transfer = stage_folder(copy, "build-db"), stage_folder(copy, "transfer")
-    (features / "shards" / "00002.json").unlink()
-    part = next((features / "grids").rglob("part-00001.parquet"))
+    marker = features / "shards" / "00002.json"
+    of_it = {Path(name).name for name in json.loads(marker.read_text())["files"]}
+    marker.unlink()  # its parts are in the store, so it is found again and not made
+    grids = sorted((copy / "store").glob("grids-block10-*/*.parquet"))
+    part = next(path for path in grids if path.name not in of_it)
     part.write_bytes(part.read_bytes()[:100])
     (transfer / "predictions" / "part-00000.parquet").unlink()
     for marker in copy.rglob("_done.json"):
         marker.unlink()
     summaries = run_all(copy, toy_settings(f"compute.address={address}"))
     assert {n: s.computed for n, s in summaries.items()} == {
-        "build-db": 2,
+        "build-db": 1,
         "neighbors": 0,
         "transfer": 1,
     }
@@ -132,7 +135,7 @@ def test_forecast_counts_and_writes_nothing(
 
     (stage_folder(copy, "transfer") / "shards" / "00001.json").unlink()
     before = contents(copy)
-    assert forecast(copy) == [(8, 0), (3, 0), (6, 1)]
+    assert forecast(copy) == [(18, 0), (3, 0), (6, 1)]
     assert contents(copy) == before
 
 
@@ -234,11 +237,12 @@ def test_broken_photographs_cost_their_instances_only_and_can_be_mended(
     run_all(folder, settings)
     stage = Run(str(folder)).current("build-db")
     assert stage is not None
-    assert FeatureStore(stage).dead == {row["id"] for row in dead}
+    images = {row["file"] for row in dead}  # each photograph, and its instances
+    assert {row["id"] for row in dead} == FeatureStore(stage).dead | images
     for path, content in kept.items():
         path.write_bytes(content)
     again = run_all(folder, settings)
-    assert 1 <= again["build-db"].computed <= 2
+    assert 2 <= again["build-db"].computed <= 4  # shards of instances and of photographs
     mended, whole = contents(folder), contents(tmp_path / "whole")
     assert all(mended[name] == whole[name] for name in whole)
 
@@ -276,14 +280,14 @@ def test_a_store_that_is_being_made_anew_is_not_used(
 ) -> None:
     """Interrupted in the middle of a repair: neither neighbours nor a report until it is whole."""
     from distcorr.report import tables
-    from distcorr.stages import build_db
+    from distcorr.stages.extract import BuildShard
 
-    (stage_folder(copy, "build-db") / "shards" / "00001.json").unlink()
+    min((copy / "store").glob("grids-block10-*/*.parquet")).unlink()
 
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(build_db.BuildShard, "__call__", stop)
+    monkeypatch.setattr(BuildShard, "__call__", stop)
     with pytest.raises(KeyboardInterrupt):
         run_all(copy, toy_settings(INLINE), ["build-db"])
     monkeypatch.undo()

@@ -1,0 +1,11 @@
+"""The command line: parse, call, print. Heavy imports happen inside the commands."""
+
+from distcorr.cli import features, pipeline, results  # noqa: F401 (this registers the commands)
+from distcorr.cli.common import app
+
+__all__ = ["app", "main"]
+
+
+def main() -> None:
+    """Entry point of ``distcorr`` and ``python -m distcorr``."""
+    app(prog_name="distcorr")

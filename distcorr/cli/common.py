@@ -1,0 +1,197 @@
+"""What the commands share: the application, its options, the terminal, and how errors end."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from distcorr import config as configuration
+from distcorr.config import PRESETS, Config
+from distcorr.errors import INTERRUPTED, USAGE, DistcorrError, did_you_mean
+
+if TYPE_CHECKING:
+    from distcorr.data.run import Run
+    from distcorr.terminal import Terminal
+
+ORDER = ("build-db", "neighbors", "transfer")
+START, PIPELINE, RESULTS = "Start here", "Pipeline", "Results"
+
+
+class Group(TyperGroup):
+    """Turns our errors into two lines and an exit code, for every command in one place."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except DistcorrError as error:
+            terminal().error(error)
+            raise typer.Exit(error.exit_code) from error
+        except KeyboardInterrupt as stop:
+            terminal().close()
+            print("stopped; run the same command to continue", file=sys.stderr)
+            raise typer.Exit(INTERRUPTED) from stop
+
+
+app = typer.Typer(
+    cls=Group,
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help="Do convnets learn correspondence? Long, Zhang & Darrell (NIPS 2014), as Ray batch jobs."
+    "\n\nExample:  distcorr run -p smoke        the whole job on drawn data, about a minute",
+    epilog="Exit codes: 0 done · 2 usage · 3 data or weights missing · 4 some shards failed · "
+    "130 stopped",
+)
+
+RunOption = Annotated[
+    str,
+    typer.Option("--run", "-r", metavar="DIR|URI", help="Run folder; runs/PRESET if not given."),
+]
+PresetOption = Annotated[
+    str,
+    typer.Option("--preset", "-p", metavar="NAME|FILE", help="smoke, paper, or a .toml file."),
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Any setting; distcorr config lists them."),
+]
+DataOption = Annotated[
+    str, typer.Option("--data", metavar="PATH|URI", help="VOCdevkit/ and annotations/ are here.")
+]
+WeightsOption = Annotated[
+    str, typer.Option("--weights", metavar="PATH", help="Network weights, .npz or .caffemodel.")
+]
+CategoryOption = Annotated[
+    list[str] | None,
+    typer.Option("--category", "-c", metavar="NAME", help="Only this category; repeat for more."),
+]
+LimitOption = Annotated[
+    int | None,
+    typer.Option("--limit", metavar="N", help="At most N instances per category and split."),
+]
+StoreOption = Annotated[
+    str,
+    typer.Option("--store", metavar="PATH|URI", help="Feature store that several runs share."),
+]
+AddressOption = Annotated[
+    str,
+    typer.Option("--address", metavar="WHERE", help="inline, local, auto, or a Ray address."),
+]
+DryOption = Annotated[
+    bool, typer.Option("--dry-run", "-n", help="Say what would be done, and do nothing.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="The result as JSON on standard output.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Only results and errors.")]
+VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Every item and failure.")]
+
+
+class Options:
+    """The shared options, and the configuration and run folder that they amount to."""
+
+    def __init__(
+        self,
+        run: str = "",
+        preset: str = "",
+        settings: list[str] | None = None,
+        data: str = "",
+        weights: str = "",
+        category: list[str] | None = None,
+        limit: int | None = None,
+        address: str = "",
+        store: str = "",
+    ) -> None:
+        self.run, self.preset, self.data, self.weights = run, preset, data, weights
+        sets = list(settings or ())
+        if data:
+            sets.append(f"dataset.root={json.dumps(absolute(data))}")
+        if weights:
+            sets.append(f"features.weights={json.dumps(absolute(weights))}")
+        if category:
+            sets.append(f"dataset.categories={json.dumps(category)}")
+        if limit is not None:
+            sets.append(f"dataset.limit={limit}")
+        if store:
+            sets.append(f"compute.store={json.dumps(absolute(store))}")
+        if address:
+            sets.append(f"compute.address={json.dumps(address)}")
+        self.sets = sets
+
+    def resolve(self) -> tuple[Config, Run]:
+        """Configuration and run: a preset if one is named, else the run's own, else smoke."""
+        from distcorr.data.run import Run
+
+        if self.preset.endswith(".toml"):
+            path = Path(self.preset)
+            if not path.is_file():
+                raise DistcorrError(
+                    f"There is no configuration file {path}.", f"presets: {', '.join(PRESETS)}"
+                )
+            document = configuration.parse_toml(path.read_bytes(), self.preset)
+            config = configuration.load(document=document)
+            run = Run(self.run or f"runs/{path.stem}")
+        elif self.preset:
+            config = configuration.load(self.preset)
+            run = Run(self.run or f"runs/{self.preset}")
+        else:
+            run = Run(self.run or "runs/smoke")
+            config = run.config() or configuration.load("smoke")
+        sets = list(self.sets)
+        # Data and weights of one's own make the smoke preset's stand-ins meaningless.
+        if self.data and config.dataset.name == "toy":
+            sets.insert(0, "dataset.name=voc")
+        if self.weights and config.features.network == "efficientnet-lite0":
+            sets.insert(0, "features.network=auto")
+        document = configuration.parse_toml(configuration.dump(config).encode(), "configuration")
+        return configuration.load(overrides=sets, document=document), run
+
+
+def existing(uri: str) -> Run:
+    from distcorr.data.run import MANIFEST, Run
+
+    run = Run(uri)
+    if not run.folder.exists(MANIFEST):
+        others = Run(os.path.dirname(uri) or ".").folder.folders() if "://" not in uri else []
+        guess = did_you_mean(os.path.basename(uri), others)
+        raise DistcorrError(
+            f"There is no run in {run}.{guess}", f"distcorr run -r {uri}   makes one", USAGE
+        )
+    return run
+
+
+def draw(run: Run) -> None:
+    from distcorr.report.figures import figure3
+
+    for name in figure3(run):
+        terminal().say(f"figure  {run}/{name}")
+
+
+def print_tables(built: Any, as_json: bool) -> None:
+    from distcorr.terminal import print_report
+
+    if as_json:
+        print(built.to_json(), end="")
+    else:
+        print_report(built)
+
+
+def absolute(path: str) -> str:
+    return path if "://" in path else os.path.abspath(os.path.expanduser(path))
+
+
+_shown: list[Terminal] = []
+
+
+def terminal(quiet: bool = False) -> Terminal:
+    """The one terminal of this process."""
+    from distcorr.terminal import Terminal
+
+    if not _shown:
+        _shown.append(Terminal(quiet))
+    return _shown[0]

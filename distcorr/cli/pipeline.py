@@ -1,0 +1,136 @@
+"""``run`` and the single stages."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from distcorr import config as configuration
+from distcorr.cli.common import (
+    ORDER,
+    PIPELINE,
+    AddressOption,
+    CategoryOption,
+    DataOption,
+    DryOption,
+    JsonOption,
+    LimitOption,
+    Options,
+    PresetOption,
+    QuietOption,
+    RunOption,
+    SetOption,
+    StoreOption,
+    WeightsOption,
+    app,
+    draw,
+    print_tables,
+    terminal,
+)
+
+if TYPE_CHECKING:
+    from distcorr.stages.pipeline import Context
+    from distcorr.terminal import Terminal
+
+
+def _stage_command(name: str, stages: tuple[str, ...], text: str) -> None:
+    """``run`` and the single stages take the same options."""
+
+    def command(
+        run: RunOption = "",
+        preset: PresetOption = "",
+        settings: SetOption = None,
+        data: DataOption = "",
+        weights: WeightsOption = "",
+        category: CategoryOption = None,
+        limit: LimitOption = None,
+        store: StoreOption = "",
+        address: AddressOption = "",
+        dry_run: DryOption = False,
+        as_json: JsonOption = False,
+        quiet: QuietOption = False,
+    ) -> None:
+        options = Options(run, preset, settings, data, weights, category, limit, address, store)
+        _run_stages(stages, options, dry_run, as_json, quiet)
+
+    app.command(name, rich_help_panel=PIPELINE, help=text)(command)
+
+
+_stage_command(
+    "run",
+    ORDER,
+    "All stages in order, skipping what is done, then the report.\n\n"
+    "Example:  distcorr run -p paper --data VOC --weights bvlc_reference_caffenet.caffemodel",
+)
+_stage_command(
+    "build-db",
+    ("build-db",),
+    "Extract features into the sharded Parquet store (§2).\n\n"
+    "Example:  ray job submit -- distcorr build-db -p paper --data s3://b/voc -r s3://b/runs/paper",
+)
+_stage_command(
+    "neighbors",
+    ("neighbors",),
+    "Find the 25 training instances most like every target (§3).\n\n"
+    "Example:  distcorr neighbors -r runs/paper",
+)
+_stage_command(
+    "transfer",
+    ("transfer",),
+    "Align by belief propagation and transfer keypoints (§3, Table 2).\n\n"
+    "Example:  distcorr transfer -r runs/paper --set flow.beta=0.01",
+)
+
+
+def _run_stages(
+    names: tuple[str, ...],
+    options: Options,
+    dry_run: bool,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    from distcorr.stages.cluster import Session
+    from distcorr.stages.pipeline import Context, forecast_stage, run_stage
+    from distcorr.terminal import print_forecasts
+
+    shown = terminal(quiet)
+    config, run = options.resolve()
+    with Session(config.compute) as session:
+        context = Context(config, run, session, shown)
+        if dry_run:
+            forecasts = [forecast_stage(name, context) for name in names]
+            if as_json:
+                print(json.dumps([f._asdict() for f in forecasts], indent=1))
+            else:
+                print_forecasts(forecasts)
+            return
+        _announce_changes(context, shown)
+        shown.say(f"distcorr · {config.preset} preset · run {run} · on {session.address}")
+        summaries = [run_stage(name, context) for name in names]
+    if names == ORDER:
+        from distcorr.report import tables
+
+        built = tables.build(run)
+        tables.save(built, run)
+        print_tables(built, as_json)
+        draw(run)
+        shown.say(f"report  {run}/report")
+    elif as_json:
+        print(json.dumps([asdict(summary) for summary in summaries], indent=1))
+
+
+def _announce_changes(context: Context, shown: Terminal) -> None:
+    before = context.run.config()
+    if before:
+        # Other data or features are refused by build-db, in its own words.
+        changes = [
+            line
+            for line in configuration.difference(before, context.config)
+            if not line.startswith(("dataset.", "features."))
+        ]
+        if changes:
+            shown.say(
+                f"{context.run} was last used with other settings ({'; '.join(changes)}); "
+                "results made with those are kept"
+            )

@@ -1,0 +1,127 @@
+"""What a run holds and says: status, report, config."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from distcorr import config as configuration
+from distcorr.cli.common import (
+    ORDER,
+    RESULTS,
+    START,
+    JsonOption,
+    Options,
+    PresetOption,
+    RunOption,
+    SetOption,
+    VerboseOption,
+    app,
+    draw,
+    existing,
+    print_tables,
+    terminal,
+)
+
+if TYPE_CHECKING:
+    from distcorr.data.run import Run
+
+
+@app.command(rich_help_panel=RESULTS)
+def status(
+    run: RunOption = "runs/smoke", as_json: JsonOption = False, verbose: VerboseOption = False
+) -> None:
+    """How far is a run? Reads the folder only; works while the run is going on.
+
+    Example:  distcorr status -r runs/paper -v
+    """
+    from distcorr.terminal import print_status
+
+    rows = _status(existing(run))
+    if as_json:
+        print(json.dumps(rows, indent=1))
+    else:
+        print_status(rows, verbose)
+
+
+@app.command(rich_help_panel=RESULTS)
+def report(
+    run: RunOption = "runs/smoke",
+    as_json: JsonOption = False,
+    csv: Annotated[
+        str, typer.Option("--csv", metavar="DIR", help="Write one CSV per table there.")
+    ] = "",
+    figures: Annotated[
+        bool, typer.Option("--figures", help="Draw Figure 3 into the run's report folder.")
+    ] = False,
+) -> None:
+    """PCK tables from the saved predictions.
+
+    Example:  distcorr report -r runs/paper --csv tables
+    """
+    from distcorr.report import tables
+
+    opened = existing(run)
+    built = tables.build(opened)
+    if csv:
+        from distcorr.data.storage import Folder
+
+        for name in built.tables:
+            Folder(csv).write(f"{name}.csv", built.to_csv(name).encode())
+            terminal().say(f"wrote {csv}/{name}.csv")
+    print_tables(built, as_json)
+    if figures:
+        draw(opened)
+
+
+@app.command("config", rich_help_panel=START)
+def config_command(
+    run: RunOption = "",
+    preset: PresetOption = "",
+    settings: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Every setting, its value and where it comes from, as TOML that --preset reads back.
+
+    Example:  distcorr config -p paper > mine.toml
+    """
+    config, _ = Options(run, preset, settings).resolve()
+    if as_json:
+        print(json.dumps(asdict(config), indent=1))
+    else:
+        print(configuration.dump(config, comments=True), end="")
+
+
+def _status(run: Run) -> list[dict[str, Any]]:
+    rows = []
+    for name in ORDER:
+        entry = run.manifest()["stages"].get(name, {})
+        stage = run.current(name)
+        done = len(stage.markers()) if stage else 0
+        finished = run.finished(name) is not None
+        rows.append(
+            {
+                "stage": name,
+                "key": entry.get("key", ""),
+                "shards": entry.get("shards", 0),
+                "done": min(done, entry.get("shards", 0)),
+                "finished": finished,
+                "outdated": bool(stage and stage.done()) and not finished,
+                "dead": [vars(letter) for letter in stage.dead_letters()] if stage else [],
+                "failed": [] if finished else _last_failures(run, name, entry.get("key", "")),
+            }
+        )
+    return rows
+
+
+def _last_failures(run: Run, name: str, key: str) -> list[dict[str, Any]]:
+    """Failed shards of the newest log of a stage."""
+    logs = sorted(n for n in run.folder.sizes("logs") if re.match(f"{name}-{key}-", n))
+    if not key or not logs:
+        return []
+    lines = run.folder.read(f"logs/{logs[-1]}").decode().splitlines()
+    return [line for line in map(json.loads, lines) if line["error"]]

@@ -1,0 +1,155 @@
+"""What ``build-db`` leaves in a run: its instances, and which tables of the store are theirs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import pyarrow as pa
+
+from distcorr.data import datasets
+from distcorr.data.run import DEAD, StageFolder
+from distcorr.data.store import META, FeatureMeta, HalfArray, read_values
+from distcorr.errors import MISSING, DistcorrError, did_you_mean
+from distcorr.types import Instance
+
+INSTANCES = "instances.parquet"
+
+
+class FeatureStore:
+    """A run's instances and their features.
+
+    Attributes:
+        instances: in the order of the data set.
+        keypoint_names: category -> its keypoint types.
+        conv: layer that is aligned: ``f"grids/{conv}"``.
+        vector: layer that neighbours are found by: ``f"vectors/{vector}"``.
+        tables: name of a feature (``"points/conv4"``) -> its folder in the store.
+        stamp: which weights and data, for people.
+        dead: ids of instances that lack a feature and are left out everywhere.
+    """
+
+    def __init__(self, stage: StageFolder) -> None:
+        """
+        Args:
+            stage: ``build-db``, begun or finished.
+
+        Raises:
+            DistcorrError: its instance table is missing or damaged.
+        """
+        self._stage = stage
+        table = stage.folder.read_table(INSTANCES)
+        self.instances: list[Instance] = datasets.from_table(table)
+        self._stems = dict(zip(table["id"].to_pylist(), table["shard"].to_pylist(), strict=True))
+        facts = json.loads(table.schema.metadata[META])
+        self.keypoint_names: dict[str, tuple[str, ...]] = {
+            category: tuple(names) for category, names in facts["keypoint_names"].items()
+        }
+        self.conv: str = facts["conv"]
+        self.vector: str = facts["vector"]
+        self.tables: dict[str, str] = facts["tables"]
+        self.stamp: dict[str, str] = facts["stamp"]
+        letters = stage.folder.read_table(DEAD, ["id"]) if stage.folder.exists(DEAD) else None
+        names = letters["id"].to_pylist() if letters else ()
+        self.dead = frozenset(names) & self._stems.keys()
+
+    @staticmethod
+    def write_instances(
+        stage: StageFolder,
+        table: pa.Table,
+        shards: Mapping[str, str],
+        facts: Mapping[str, object],
+    ) -> None:
+        """Write the instance table if it is not there, or says something else.
+
+        Args:
+            stage: ``build-db``.
+            table: as ``datasets.to_table`` makes it.
+            shards: instance id -> stem of the file in which its grids and vectors are.
+            facts: the attributes of this class that are not in the table.
+        """
+        stems = [shards[i] for i in table["id"].to_pylist()]
+        table = table.append_column("shard", pa.array(stems, pa.string()))
+        text = json.dumps(facts, sort_keys=True).encode()
+        table = table.replace_schema_metadata({META: text})
+        stage.folder.write_table(INSTANCES, table, unless_same=True)
+
+    def members(self, category: str, split: str) -> list[Instance]:
+        """Instances with features, in the order of the data set."""
+        return [
+            i
+            for i in self.instances
+            if i.category == category and i.split == split and i.id not in self.dead
+        ]
+
+    @property
+    def main(self) -> dict[str, str]:
+        """The tables that sections 3's stages read: kind -> folder in the store."""
+        return {
+            "grids": self.folder_of(f"grids/{self.conv}"),
+            "vectors": self.folder_of(f"vectors/{self.vector}"),
+        }
+
+    def folder_of(self, name: str) -> str:
+        """Folder of a feature in the store.
+
+        Raises:
+            DistcorrError: the run has no such feature.
+        """
+        if name not in self.tables:
+            kind, _, layer = name.partition("/")
+            raise DistcorrError(
+                f"This run has no {name}.{did_you_mean(name, self.tables)}",
+                f"it has {', '.join(sorted(self.tables))}; add others with distcorr build-db "
+                f"--set 'features.{kind}=[\"{layer}\"]'",
+                MISSING,
+            )
+        return self.tables[name]
+
+    def read(self, name: str, ids: Sequence[str]) -> tuple[list[str], HalfArray, FeatureMeta]:
+        """Features of some instances, each part file read once.
+
+        Args:
+            name: ``"grids/conv4"`` or ``"vectors/fc7"``.
+            ids: which instances; those that build-db had to leave out are left out here too.
+
+        Returns:
+            (ids, values, meta): the ids in the order asked for, (n, *shape) float16.
+
+        Raises:
+            DistcorrError: the run has no such feature, or some of the others lack it.
+        """
+        folder = self.folder_of(name)
+        kept = [i for i in ids if i not in self.dead]
+        row = {name: n for n, name in enumerate(kept)}
+        out: HalfArray | None = None  # made once, and filled part by part
+        meta: FeatureMeta | None = None
+        for stem in sorted({self._stems[i] for i in kept}):
+            part = self._stage.files.read_table(f"{folder}/{stem}.parquet")
+            values, meta = read_values(part)
+            if out is None:
+                out = np.empty((len(kept), *meta.shape), np.float16)
+            for instance, value in zip(part["id"].to_pylist(), values, strict=True):
+                if instance in row:
+                    out[row.pop(instance)] = value
+        if out is None or meta is None or row:
+            raise DistcorrError(
+                f"{self._stage.files} has no {name} for {len(row)} of the {len(kept)} instances "
+                "asked for.",
+                "distcorr status -v shows what was left out, and why; distcorr run mends the rest",
+                MISSING,
+            )
+        return kept, out, meta
+
+    def parts(self, name: str) -> Iterator[pa.Table]:
+        """The tables of a feature, one part at a time, in the order of the shards.
+
+        Args:
+            name: any feature, for example ``"points/conv4"``: columns id, keypoint, x, y (px in the
+                photograph), conv4; or ``"cells/conv4"``: image, row, col, x, y, conv4.
+
+        Raises:
+            DistcorrError: the run has no such feature, or a file of it is damaged.
+        """
+        return self._stage.files.iter_tables(self._stage.parts(self.folder_of(name)))

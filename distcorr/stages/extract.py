@@ -1,0 +1,270 @@
+"""One shard of ``build-db``: photographs in, one Parquet file per feature out."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import itertools
+import time
+import warnings
+import zlib
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from distcorr.algorithms.batches import SmallerBatchWarning, in_batches
+from distcorr.algorithms.sift import Sift
+from distcorr.algorithms.sources import Images, Source, to_vector
+from distcorr.config import Config
+from distcorr.data.features import FeatureStore
+from distcorr.data.run import DeadLetter, Shard, StageFolder
+from distcorr.data.storage import Folder, Written
+from distcorr.data.store import OF_INSTANCES, Entry, TableStore
+from distcorr.data.weights import Weights
+from distcorr.errors import DistcorrError
+from distcorr.stages.cluster import limit_threads
+from distcorr.stages.features import Wanted, wishes
+from distcorr.stages.pictures import Scene, ahead, crops, seen, squeezed
+from distcorr.stages.rows import Rows
+from distcorr.types import FloatArray, Instance
+
+INSTANCES, PHOTOGRAPHS = "instances", "photographs"  # kinds of shards
+
+
+class BuildShard:
+    """Builds shards; one per process, so that networks are loaded once."""
+
+    def __init__(
+        self, stage: StageFolder, root: str, config: Config, weights: Weights | None
+    ) -> None:
+        import torch
+
+        limit_threads()
+        # The device that torch sees, not the one that Ray promises: its GPUs may be logical.
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        torch.backends.cudnn.deterministic = True
+        torch.backends.cudnn.allow_tf32 = False  # float32 means float32, as on a CPU
+        self._stage, self._photographs = stage, Folder(root)
+        self._store = TableStore(stage.files)
+        # On a CPU these wait for the storage and decode in the gaps; a GPU would starve with few.
+        self._readers = ThreadPoolExecutor(2 if device == "cpu" else 8)
+        self._config = config
+        self._wanted = wishes(config, weights, device).wanted
+        features = FeatureStore(stage)
+        _require_same(features, self._wanted)
+        self._instances = {i.id: i for i in features.instances}
+        self._keypoint_names = features.keypoint_names
+        self._of_photograph: dict[str, list[Instance]] = defaultdict(list)
+        for instance in features.instances:
+            self._of_photograph[instance.image].append(instance)
+        versions = {name: importlib.metadata.version(name) for name in ("distcorr", "torch")}
+        self._made_with = versions | {"device": device}
+
+    def __call__(self, shard: Shard) -> dict[str, Any]:
+        """Write those of the shard's parts that the store lacks, then the shard's marker.
+
+        Returns:
+            rows, parts that were there, dead letters, notes and seconds, for the log.
+        """
+        began = time.monotonic()
+        mine = [w for w in self._wanted if kind_of(w) == shard.kind]
+        entries = {w.feature.folder: self._store.find(w.feature.folder, shard.stem) for w in mine}
+        missing = [w for w in mine if entries[w.feature.folder] is None]
+        notes: list[str] = []
+        if missing:
+            make = self._of_instances if shard.kind == INSTANCES else self._of_photographs
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always", SmallerBatchWarning)
+                made = make(shard, missing)
+            notes = [str(w.message) for w in caught]
+            for rows in made:
+                feature = rows.wanted.feature
+                entries[feature.folder] = self._store.add(
+                    feature, shard.stem, rows.table(), rows.dead, self._made_with
+                )
+        found = {folder: entry for folder, entry in entries.items() if entry is not None}
+        mark_done(self._stage, shard, found)
+        return {
+            "rows": sum(entry.rows for entry in found.values()),
+            "reused": len(mine) - len(missing),
+            "dead": sum(len(entry.dead) for entry in found.values()),
+            "notes": sorted(set(notes)),
+            "seconds": round(time.monotonic() - began, 2),
+        }
+
+    # -- boxes ---------------------------------------------------------------------------------
+
+    def _of_instances(self, shard: Shard, wanted: Sequence[Wanted]) -> list[Rows]:
+        sides = sorted({w.side for w in wanted})
+        cuts: dict[int, list[Images]] = {side: [] for side in sides}
+        kept: list[Instance] = []
+        dead: list[DeadLetter] = []
+
+        def cut(members: list[Instance]) -> list[list[Images] | str]:
+            return crops(self._photographs, members, sides)
+
+        instances = [self._instances[i] for i in shard.items]
+        # Instances of one photograph stand together, so each file is decoded once.
+        groups = [list(g) for _, g in itertools.groupby(instances, key=lambda i: i.image)]
+        for group, found in zip(groups, ahead(self._readers, cut, groups), strict=True):
+            for instance, each in zip(group, found, strict=True):
+                if isinstance(each, str):
+                    dead.append(DeadLetter(instance.id, instance.image, each))
+                    continue
+                kept.append(instance)
+                for side, crop in zip(sides, each, strict=True):
+                    cuts[side].append(crop)
+        rows = {w: Rows(w, list(dead)) for w in wanted}
+        for (source, side), mine in _by_source(wanted) if kept else ():
+            images = np.stack(cuts[side])
+            features = in_batches(source, images, _taps(mine), self._config.features.batch)
+            for w in mine:
+                values = features[w.tap]
+                values = to_vector(values) if w.feature.kind == "vectors" else values
+                ids, images_of = [i.id for i in kept], [i.image for i in kept]
+                rows[w].add_instances(ids, images_of, values)
+        return list(rows.values())
+
+    # -- whole photographs -----------------------------------------------------------------------
+
+    def _of_photographs(self, shard: Shard, wanted: Sequence[Wanted]) -> list[Rows]:
+        rows = {w: Rows(w) for w in wanted}
+
+        def see(image: str) -> tuple[Scene, Images] | str:
+            return seen(self._photographs, image, self._config.features.photo_side)
+
+        for image, found in zip(shard.items, ahead(self._readers, see, shard.items), strict=True):
+            if isinstance(found, str):
+                for each in rows.values():
+                    each.dead.append(DeadLetter(image, image, found))
+                continue
+            scene, small = found
+            for (source, side), group in _by_source(wanted):
+                picture = squeezed(small, side) if side else small
+                self._look(scene, picture, source, group, rows)
+        return list(rows.values())
+
+    def _look(
+        self,
+        scene: Scene,
+        picture: Images,
+        source: Source,
+        group: Sequence[Wanted],
+        rows: Mapping[Wanted, Rows],
+    ) -> None:
+        """Features of one photograph from one source, into ``rows``."""
+        height, width = picture.shape[:2]
+        fitting = []
+        for w in group:
+            try:
+                source.geometry(w.tap, height), source.geometry(w.tap, width)
+                fitting.append(w)
+            except DistcorrError:
+                seen_at = f"a photograph, seen at {width} x {height} px, is too small for"
+                message = f"{seen_at} {w.feature.layer} of {source.name}"
+                rows[w].dead.append(DeadLetter(scene.image, scene.image, message))
+        keys, xy = self._keypoints(scene.image)
+        here = scene.to_picture(xy, width, height)
+        points = [w for w in fitting if w.feature.kind == "points"]
+        gridded = [w for w in fitting if w.feature.kind == "cells" or not isinstance(source, Sift)]
+        grids: dict[str, FloatArray] = {}
+        if gridded:
+            batch = self._config.features.batch
+            found = in_batches(source, picture[None], _taps(gridded), batch)
+            grids = {tap: values[0] for tap, values in found.items()}
+        exact = source.columns(picture, here, _taps(points)) if isinstance(source, Sift) else {}
+        for w in points:
+            values = exact[w.tap] if exact else _nearest(grids[w.tap], w, here, width, height)
+            rows[w].add_photograph(scene.image, keys, values)
+        for w in fitting:
+            if w.feature.kind == "cells":
+                cells, values = self._cells(scene, w, grids[w.tap], width, height)
+                rows[w].add_photograph(scene.image, cells, values)
+
+    def _keypoints(self, image: str) -> tuple[dict[str, Any], npt.NDArray[np.float64]]:
+        """Columns id, keypoint, x, y of every visible keypoint in a photograph, and its xy."""
+        ids, names, at = [], [], []
+        for instance in self._of_photograph[image]:
+            types = self._keypoint_names[instance.category]
+            for k in np.flatnonzero(instance.visible):
+                ids.append(instance.id)
+                names.append(types[k])
+                at.append(instance.keypoints[k])
+        xy = np.array(at, np.float64).reshape(-1, 2)
+        x, y = xy.astype(np.float32).T
+        return {"id": ids, "keypoint": names, "x": x, "y": y}, xy
+
+    def _cells(
+        self, scene: Scene, w: Wanted, grid: FloatArray, width: int, height: int
+    ) -> tuple[dict[str, Any], FloatArray]:
+        """Columns image, row, col, x, y (px in the photograph) of the cells, and their values."""
+        count, sample = grid.shape[0] * grid.shape[1], self._config.features.cells_per_photo
+        chosen = np.arange(count)
+        if 0 < sample < count:
+            # By the photograph's name: who makes the shard, and with what else, plays no part.
+            draw = np.random.default_rng([self._config.seed, zlib.crc32(scene.image.encode())])
+            chosen = np.sort(draw.choice(count, sample, replace=False))
+        row, col = np.divmod(chosen, grid.shape[1])
+        rows, cols = w.source.geometry(w.tap, height), w.source.geometry(w.tap, width)
+        at = np.stack([cols.centres()[col], rows.centres()[row]], axis=1)
+        x, y = scene.from_picture(at, width, height).astype(np.float32).T
+        keys = {
+            "image": [scene.image] * len(chosen),
+            "row": row.astype(np.int16),
+            "col": col.astype(np.int16),
+            "x": x,
+            "y": y,
+        }
+        return keys, grid.reshape(count, -1)[chosen]
+
+
+def _require_same(features: FeatureStore, wanted: Iterable[Wanted]) -> None:
+    """What is made here must be what the driver has announced; else its files would not be found.
+
+    Raises:
+        DistcorrError: an extractor differs from process to process.
+    """
+    other = [w for w in wanted if features.tables.get(w.feature.name) != w.feature.folder]
+    if other:
+        raise DistcorrError(
+            f"{other[0].source.name} is not the same here as in the process that planned the work: "
+            "its weights or its source differ.",
+            "seed what it draws at random, let every machine have the same file, "
+            "or give it a fingerprint of its own",
+        )
+
+
+def kind_of(wanted: Wanted) -> str:
+    """Which kind of shard a feature belongs to."""
+    return INSTANCES if wanted.feature.kind in OF_INSTANCES else PHOTOGRAPHS
+
+
+def mark_done(stage: StageFolder, shard: Shard, entries: Mapping[str, Entry]) -> None:
+    """Write a shard's marker from the entries of its parts."""
+    files = {f"{folder}/{shard.part}": Written(e.sha256, e.bytes) for folder, e in entries.items()}
+    dead = dict.fromkeys(letter for entry in entries.values() for letter in entry.dead)
+    stage.mark_done(shard, files, sum(e.rows for e in entries.values()), tuple(dead))
+
+
+def _by_source(wanted: Sequence[Wanted]) -> Iterable[tuple[tuple[Source, int], list[Wanted]]]:
+    """Together what one pass gives: the features of one source at one size."""
+    groups: dict[tuple[int, int], list[Wanted]] = defaultdict(list)
+    for w in wanted:
+        groups[id(w.source), w.side].append(w)
+    return [((group[0].source, group[0].side), group) for group in groups.values()]
+
+
+def _taps(wanted: Iterable[Wanted]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(w.tap for w in wanted))
+
+
+def _nearest(
+    grid: FloatArray, w: Wanted, xy: npt.NDArray[np.float64], width: int, height: int
+) -> FloatArray:
+    """(n, C) columns of the cells nearest to xy (paper, section 4)."""
+    col = w.source.geometry(w.tap, width).cell(xy[:, 0])
+    row = w.source.geometry(w.tap, height).cell(xy[:, 1])
+    return grid[row, col]

@@ -1,0 +1,86 @@
+"""Rows of a feature table, gathered picture by picture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from distcorr.data.run import DeadLetter
+from distcorr.data.store import OF_INSTANCES, OF_PHOTOGRAPHS, HalfArray, feature_table
+from distcorr.stages.features import Wanted
+from distcorr.types import FloatArray
+
+_XY = {"x": pa.float32(), "y": pa.float32()}  # px in the photograph
+_KEYS: dict[str, dict[str, pa.DataType]] = {
+    **{kind: {"id": pa.string()} for kind in OF_INSTANCES},
+    "points": {"id": pa.string(), "keypoint": pa.string(), **_XY},
+    "cells": {"image": pa.string(), "row": pa.int16(), "col": pa.int16(), **_XY},
+}
+
+
+@dataclass
+class Rows:
+    """Rows of one table, and the items that have none.
+
+    Attributes:
+        wanted: what the table is.
+        dead: items that could not be processed.
+    """
+
+    wanted: Wanted
+    dead: list[DeadLetter] = field(default_factory=list)
+    _keys: list[Mapping[str, Any]] = field(default_factory=list)
+    _values: list[HalfArray] = field(default_factory=list)
+
+    def add_instances(self, ids: list[str], images: list[str], values: FloatArray) -> None:
+        """A row per instance; those that are not finite become dead letters."""
+        half = _half(values)
+        finite = np.isfinite(half.reshape(len(ids), -1)).all(axis=1)
+        for broken in np.flatnonzero(~finite):
+            self.dead.append(self._not_finite(ids[broken], images[broken]))
+        self._keys.append({"id": [ids[i] for i in np.flatnonzero(finite)]})
+        self._values.append(half[finite])
+
+    def add_photograph(self, image: str, keys: Mapping[str, Any], values: FloatArray) -> None:
+        """The rows of a photograph; none of them if one is not finite."""
+        half = _half(values)
+        if not np.isfinite(half).all():
+            self.dead.append(self._not_finite(image, image))
+            return
+        self._keys.append(keys)
+        self._values.append(half)
+
+    def table(self) -> pa.Table:
+        """The table, also of no rows."""
+        kind = self.wanted.feature.kind
+        empty = np.zeros((0, *_shape(self.wanted)), np.float16)
+        values = np.concatenate(self._values) if self._values else empty
+        keys = {
+            name: pa.array([key for part in self._keys for key in part[name]], of)
+            for name, of in _KEYS[kind].items()
+        }
+        geometry = self.wanted.geometry if kind in ("grids", "grids500") else None
+        return feature_table(self.wanted.feature, keys, values, geometry)
+
+    def _not_finite(self, item: str, image: str) -> DeadLetter:
+        whose = f"{self.wanted.feature.layer} of {self.wanted.source.name}"
+        return DeadLetter(item, image, f"{whose} is not finite, or too large for float16")
+
+
+def _shape(wanted: Wanted) -> tuple[int, ...]:
+    """Shape of one row's value, for a table without rows."""
+    channels = wanted.source.channels(wanted.tap)
+    if wanted.feature.kind in OF_PHOTOGRAPHS:
+        return (channels,)
+    if wanted.feature.kind == "vectors":
+        return ()
+    return (wanted.geometry.cells, wanted.geometry.cells, channels)
+
+
+def _half(values: FloatArray) -> HalfArray:
+    with np.errstate(over="ignore"):  # what overflows becomes infinite, and is refused as such
+        return values.astype(np.float16)
