@@ -24,8 +24,13 @@ check: setup  ## lint, formatting, types, layers
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: setup  ## ratios against named peers, alone on the machine
+bench: setup  ## ratios against named peers, alone on the machine; DISTCORR_DATA adds features
 	$(BIN)/python benchmarks/stages.py
+	$(BIN)/python benchmarks/sift.py
+ifdef DISTCORR_DATA
+	$(BIN)/python benchmarks/features.py $(DISTCORR_DATA)/data/voc-photos \
+		$(DISTCORR_DATA)/weights/bvlc_alexnet_conv1-5.npz
+endif
 
 clean:
 	rm -rf .venv runs build .mypy_cache .ruff_cache .pytest_cache

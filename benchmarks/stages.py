@@ -1,4 +1,4 @@
-"""What the stages cost beyond their kernels, as ratios within one run; drawn data, one core.
+"""What alignment and transfer cost beyond their kernels; drawn data, one core.
 
     make bench        (or: .venv/bin/python benchmarks/stages.py)
 
@@ -17,13 +17,10 @@ from pathlib import Path
 import numpy as np
 
 from distcorr import config as configuration
-from distcorr.algorithms import extractors
 from distcorr.algorithms.flow import align, unit_norm
 from distcorr.algorithms.transfer import carry, upsample
 from distcorr.data.features import FeatureStore
-from distcorr.data.run import Run, Shard
-from distcorr.data.weights import load_weights
-from distcorr.stages.build_db import BuildShard
+from distcorr.data.run import Run
 from distcorr.stages.cluster import Session, limit_threads
 from distcorr.stages.pipeline import Context, run_stage
 
@@ -56,29 +53,7 @@ def main() -> None:
             run_stage("build-db", Context(config, run, session))
         stage = run.current("build-db")
         assert stage is not None
-        store = FeatureStore(stage)
-        features(run, config, store)
-        alignment(store)
-
-
-def features(run: Run, config: configuration.Config, store: FeatureStore) -> None:
-    """A shard: decode, crop, network, Parquet; against the network alone."""
-    weights = load_weights("", config.features.network)
-    network = extractors.build(weights.network, weights.arrays)
-    images = np.random.default_rng(1).integers(0, 255, (16, 224, 224, 3), np.uint8)
-    stage = run.stage("build-db", "benchmark")
-    source = run.current("build-db")
-    assert source is not None
-    stage.folder.write("instances.parquet", source.folder.read("instances.parquet"))
-    root = (run.folder / "toy").uri
-    build = BuildShard(stage, root, config, store.conv, store.vector, weights)
-    shard = Shard(0, "", tuple(i.id for i in store.instances[:16]))
-    compare(
-        "build-db, a shard of 16 instances",
-        lambda: build(shard),
-        lambda: network(images, (store.conv, store.vector)),
-        "bare forward pass of 16 crops",
-    )
+        alignment(FeatureStore(stage))
 
 
 def alignment(store: FeatureStore) -> None:

@@ -18,6 +18,7 @@ from PIL import Image
 Settings = Callable[..., list[str]]
 GOLDEN = Path(__file__).parent / "golden"
 COMMANDS = ("", "run", "build-db", "neighbors", "transfer", "status", "report", "config")
+COMMANDS += ("features", "store", "store ls", "store verify")
 
 
 def distcorr(*arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
@@ -107,12 +108,68 @@ def test_help_is_as_agreed(command: str, request: pytest.FixtureRequest) -> None
     done = distcorr(*command.split(), "--help")
     assert done.returncode == 0
     text = "\n".join(line.rstrip() for line in done.stdout.splitlines()).strip() + "\n"
-    golden = GOLDEN / f"help-{command or 'distcorr'}.txt"
+    golden = GOLDEN / f"help-{command.replace(' ', '-') or 'distcorr'}.txt"
     if not golden.exists():
         golden.parent.mkdir(exist_ok=True)
         golden.write_text(text)
         pytest.fail(f"{golden} did not exist and was written: read it, then run again")
     assert text == golden.read_text()
+
+
+# -- features and stores -----------------------------------------------------------------------
+
+
+def test_features_prints_table_1() -> None:
+    done = distcorr("features", "caffenet")
+    assert done.returncode == 0
+    (conv4,) = [line.split() for line in done.stdout.splitlines() if line.startswith("conv4 ")]
+    assert conv4 == ["conv4", "384", "131", "16", "17", "13", "131/16"]
+    names = [row["name"] for row in json.loads(distcorr("features", "--json").stdout)]
+    assert "alexnet" in names
+
+
+def test_a_store_is_listed_and_verified(toy: Path, tmp_path: Path) -> None:
+    shutil.copytree(toy, tmp_path / "run")
+    rows = json.loads(distcorr("store", "ls", "-r", str(tmp_path / "run"), "--json").stdout)
+    assert {"grids-block10", "points-sift20"} <= {row["table"].rpartition("-")[0] for row in rows}
+    store = str(tmp_path / "run" / "store")
+    assert distcorr("store", "ls", "--store", store).stdout.count("\n") == len(rows) + 1
+    whole = distcorr("store", "verify", "--store", store)
+    assert (whole.returncode, whole.stdout) == (0, "")
+    part = min(Path(store).glob("grids-block10-*/*.parquet"))
+    content = bytearray(part.read_bytes())
+    content[len(content) // 2] ^= 255
+    part.write_bytes(content)
+    bad = distcorr("store", "verify", "--store", store)
+    assert bad.returncode == 3
+    assert part.name in bad.stdout
+    assert "--remove" in bad.stderr
+    mended = distcorr("store", "verify", "--store", store, "--remove")
+    assert mended.returncode == 0
+    assert not part.exists()
+    again = distcorr("build-db", "-r", str(tmp_path / "run"), "--address", "inline", "--json")
+    assert again.returncode == 0, again.stderr
+    assert json.loads(again.stdout)[0]["computed"] == 1
+    assert part.read_bytes() != bytes(content)
+    assert distcorr("store", "verify", "--store", store).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("features", "alexnt"), "Did you mean 'alexnet'"),
+        (("features", "caffenet", "--weights", "nowhere.npz"), "there is no such file"),
+        (("features", "os:path"), "os:path"),
+        (("store", "ls", "--store", "nowhere"), "There is no store"),
+        (("store", "verify", "-r", "nowhere"), "There is no run"),
+    ],
+)
+def test_wrong_features_and_stores(arguments: tuple[str, ...], message: str) -> None:
+    done = distcorr(*arguments)
+    assert done.returncode in (2, 3)
+    assert message in done.stderr
+    assert "hint:" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 # -- wrong input -------------------------------------------------------------------------------

@@ -30,6 +30,11 @@ class _Source(Protocol):
     ) -> dict[str, FloatArray]: ...
 
 
+def batch_size(batch: int, height: int, width: int) -> int:
+    """How many images of a size have the area of ``batch`` images of 227 x 227 px; at least one."""
+    return max(1, batch * _UNIT // max(1, height * width))
+
+
 def in_batches(
     source: _Source,
     images: npt.NDArray[np.uint8] | Sequence[npt.NDArray[np.uint8]],
@@ -58,7 +63,7 @@ def in_batches(
         side = source.input_size
         return source(np.zeros((0, side, side, 3), np.uint8), taps)
     height, width = images[0].shape[:2]
-    asked = size = max(1, batch * _UNIT // max(1, height * width))
+    asked = size = batch_size(batch, height, width)
     done: list[dict[str, FloatArray]] = []
     start = 0
     while start < len(images):

@@ -195,7 +195,12 @@ class Folder:
         self.write(name, (json.dumps(value, indent=1, sort_keys=True) + "\n").encode())
 
     def write_table(
-        self, name: str, table: pa.Table, row_group_size: int = 64, unless_same: bool = False
+        self,
+        name: str,
+        table: pa.Table,
+        row_group_size: int = 64,
+        statistics: bool | Sequence[str] = True,
+        unless_same: bool = False,
     ) -> Written:
         """Write a Parquet file; the same table gives the same bytes.
 
@@ -203,11 +208,17 @@ class Folder:
             name: of the file.
             table: what goes into it.
             row_group_size: rows that a reader takes at once.
+            statistics: the columns whose extremes are kept, for readers that skip row groups.
             unless_same: leave a file alone that holds these bytes already.
         """
         sink = pa.BufferOutputStream()
         pq.write_table(
-            table, sink, compression="zstd", use_dictionary=False, row_group_size=row_group_size
+            table,
+            sink,
+            compression="zstd",
+            use_dictionary=False,
+            row_group_size=row_group_size,
+            write_statistics=statistics,
         )
         content = sink.getvalue().to_pybytes()
         if not (unless_same and self.exists(name) and self.read(name) == content):

@@ -38,6 +38,7 @@ from distcorr.types import Geometry
 HalfArray = npt.NDArray[np.float16]
 META = b"distcorr"
 FEATURE = "feature.json"
+_ROW_GROUP = 1 << 21  # bytes that a reader takes at once
 _READERS = 16  # threads that read small files: they wait for the storage, not for a core
 
 OF_INSTANCES = ("grids", "grids500", "vectors")  # one row per instance
@@ -102,9 +103,11 @@ def feature_table(
     Raises:
         ValueError: values and keys differ in length.
     """
+    length = int(np.prod(values.shape[1:], dtype=np.int64))
+    element = pa.field("element", pa.float16(), nullable=False)  # twice as fast to write
     column = pa.FixedSizeListArray.from_arrays(
         pa.array(np.ascontiguousarray(values, np.float16).reshape(-1)),
-        int(np.prod(values.shape[1:], dtype=np.int64)),
+        type=pa.list_(element, length),
     )
     text = json.dumps(
         {
@@ -121,7 +124,8 @@ def feature_table(
             f"{len(column)} values for { ({k: len(v) for k, v in keys.items()}) } keys of {feature}"
         )
     table = pa.table({**keys, feature.layer: column})
-    return table.replace_schema_metadata({META: text.encode()})
+    fields = [field.with_nullable(False) for field in table.schema]
+    return table.cast(pa.schema(fields, metadata={META: text.encode()}))
 
 
 def read_values(table: pa.Table) -> tuple[HalfArray, FeatureMeta]:
@@ -197,7 +201,13 @@ class TableStore:
         Raises:
             DistcorrError: the store cannot be written.
         """
-        written = self.folder.write_table(f"{feature.folder}/{stem}.parquet", table)
+        name = f"{feature.folder}/{stem}.parquet"
+        written = self.folder.write_table(
+            name,
+            table,
+            row_group_size=max(1, _ROW_GROUP * table.num_rows // max(1, table.nbytes)),
+            statistics=[key for key in table.column_names if key != feature.layer],
+        )
         entry = Entry(written.sha256, written.size, table.num_rows, tuple(dead), dict(made_with))
         self.folder.write_json(f"{feature.folder}/{stem}.json", asdict(entry))
         return entry

@@ -282,6 +282,8 @@ def _work_on_ray(
     session.connect()
     pool = session.pool()
     rows = [pa.table({"shard": [json.dumps(asdict(shard))]}) for shard in todo]
+    # A Ray of our own has room for all of them at once; a cluster may have to grow first.
+    least = min(pool.actors, len(todo)) if session.address == "local" else 1
     with warnings.catch_warnings():
         # Bounding the replacements of a process that dies has no other way yet; Ray's default is
         # to replace it for ever. The two arguments go in Ray 2.64, which pyproject.toml excludes.
@@ -291,7 +293,7 @@ def _work_on_ray(
             batch_size=1,
             num_cpus=pool.cpus,
             num_gpus=pool.gpus,
-            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=pool.actors),
+            compute=ray.data.ActorPoolStrategy(min_size=least, max_size=pool.actors),
             fn_constructor_args=(make, session.put(weights)),
             max_restarts=session.compute.retries,
             max_task_retries=session.compute.retries,

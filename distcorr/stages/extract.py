@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.metadata
 import itertools
+import os
+import socket
 import time
 import warnings
 import zlib
@@ -27,7 +29,7 @@ from distcorr.data.weights import Weights
 from distcorr.errors import DistcorrError
 from distcorr.stages.cluster import limit_threads
 from distcorr.stages.features import Wanted, wishes
-from distcorr.stages.pictures import Scene, ahead, crops, seen, squeezed
+from distcorr.stages.pictures import Scene, ahead, batches_alike, crops, seen, squeezed
 from distcorr.stages.rows import Rows
 from distcorr.types import FloatArray, Instance
 
@@ -67,7 +69,8 @@ class BuildShard:
         """Write those of the shard's parts that the store lacks, then the shard's marker.
 
         Returns:
-            rows, parts that were there, dead letters, notes and seconds, for the log.
+            For the log: rows, parts that were there, dead letters, notes, seconds, and when and
+            where.
         """
         began = time.monotonic()
         mine = [w for w in self._wanted if kind_of(w) == shard.kind]
@@ -92,7 +95,9 @@ class BuildShard:
             "reused": len(mine) - len(missing),
             "dead": sum(len(entry.dead) for entry in found.values()),
             "notes": sorted(set(notes)),
-            "seconds": round(time.monotonic() - began, 2),
+            "seconds": round(time.monotonic() - began, 3),
+            "ended": round(time.time(), 3),
+            "worker": f"{socket.gethostname()}:{os.getpid()}",
         }
 
     # -- boxes ---------------------------------------------------------------------------------
@@ -132,57 +137,56 @@ class BuildShard:
 
     def _of_photographs(self, shard: Shard, wanted: Sequence[Wanted]) -> list[Rows]:
         rows = {w: Rows(w) for w in wanted}
+        photographs: list[tuple[Scene, Images]] = []
 
-        def see(image: str) -> tuple[Scene, Images] | str:
-            return seen(self._photographs, image, self._config.features.photo_side)
+        def see(place_and_image: tuple[int, str]) -> tuple[Scene, Images] | str:
+            longest = self._config.features.photo_side
+            return seen(self._photographs, *place_and_image, longest)
 
-        for image, found in zip(shard.items, ahead(self._readers, see, shard.items), strict=True):
-            if isinstance(found, str):
-                for each in rows.values():
-                    each.dead.append(DeadLetter(image, image, found))
+        for image, found in zip(
+            shard.items, ahead(self._readers, see, list(enumerate(shard.items))), strict=True
+        ):
+            if not isinstance(found, str):
+                photographs.append(found)
                 continue
-            scene, small = found
-            for (source, side), group in _by_source(wanted):
-                picture = squeezed(small, side) if side else small
-                self._look(scene, picture, source, group, rows)
+            for each in rows.values():
+                each.dead.append(DeadLetter(image, image, found))
+        for (source, side), group in _by_source(wanted):
+            views = [(s, squeezed(p, side) if side else p) for s, p in photographs]
+            for alike in batches_alike(views, self._config.features.batch):
+                self._look(alike, source, group, rows)
         return list(rows.values())
 
     def _look(
         self,
-        scene: Scene,
-        picture: Images,
+        views: Sequence[tuple[Scene, Images]],
         source: Source,
         group: Sequence[Wanted],
         rows: Mapping[Wanted, Rows],
     ) -> None:
-        """Features of one photograph from one source, into ``rows``."""
-        height, width = picture.shape[:2]
-        fitting = []
+        """Features of photographs that a source sees at one size, into ``rows``."""
+        height, width = views[0][1].shape[:2]
+        fitting = [w for w in group if _fits(w, height, width)]
         for w in group:
-            try:
-                source.geometry(w.tap, height), source.geometry(w.tap, width)
-                fitting.append(w)
-            except DistcorrError:
-                seen_at = f"a photograph, seen at {width} x {height} px, is too small for"
-                message = f"{seen_at} {w.feature.layer} of {source.name}"
-                rows[w].dead.append(DeadLetter(scene.image, scene.image, message))
-        keys, xy = self._keypoints(scene.image)
-        here = scene.to_picture(xy, width, height)
-        points = [w for w in fitting if w.feature.kind == "points"]
+            if w not in fitting:
+                rows[w].dead += [_too_small(w, scene, height, width) for scene, _ in views]
         gridded = [w for w in fitting if w.feature.kind == "cells" or not isinstance(source, Sift)]
         grids: dict[str, FloatArray] = {}
         if gridded:
-            batch = self._config.features.batch
-            found = in_batches(source, picture[None], _taps(gridded), batch)
-            grids = {tap: values[0] for tap, values in found.items()}
-        exact = source.columns(picture, here, _taps(points)) if isinstance(source, Sift) else {}
-        for w in points:
-            values = exact[w.tap] if exact else _nearest(grids[w.tap], w, here, width, height)
-            rows[w].add_photograph(scene.image, keys, values)
-        for w in fitting:
-            if w.feature.kind == "cells":
-                cells, values = self._cells(scene, w, grids[w.tap], width, height)
-                rows[w].add_photograph(scene.image, cells, values)
+            images = np.stack([picture for _, picture in views])
+            grids = in_batches(source, images, _taps(gridded), self._config.features.batch)
+        points = [w for w in fitting if w.feature.kind == "points"]
+        for number, (scene, picture) in enumerate(views):
+            keys, xy = self._keypoints(scene.image)
+            here = scene.to_picture(xy, width, height)
+            exact = source.columns(picture, here, _taps(points)) if isinstance(source, Sift) else {}
+            for w in points:
+                grid = None if exact else grids[w.tap][number]
+                values = exact[w.tap] if grid is None else _nearest(grid, w, here, width, height)
+                rows[w].add_photograph(scene.place, scene.image, keys, values)
+            for w in (w for w in fitting if w.feature.kind == "cells"):
+                keys, values = self._cells(scene, w, grids[w.tap][number], width, height)
+                rows[w].add_photograph(scene.place, scene.image, keys, values)
 
     def _keypoints(self, image: str) -> tuple[dict[str, Any], npt.NDArray[np.float64]]:
         """Columns id, keypoint, x, y of every visible keypoint in a photograph, and its xy."""
@@ -259,6 +263,18 @@ def _by_source(wanted: Sequence[Wanted]) -> Iterable[tuple[tuple[Source, int], l
 
 def _taps(wanted: Iterable[Wanted]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(w.tap for w in wanted))
+
+
+def _fits(w: Wanted, height: int, width: int) -> bool:
+    try:
+        return bool(w.source.geometry(w.tap, height) and w.source.geometry(w.tap, width))
+    except DistcorrError:
+        return False
+
+
+def _too_small(w: Wanted, scene: Scene, height: int, width: int) -> DeadLetter:
+    at = f"a photograph, seen at {width} x {height} px, is too small for"
+    return DeadLetter(scene.image, scene.image, f"{at} {w.feature.layer} of {w.source.name}")
 
 
 def _nearest(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -11,6 +11,7 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from distcorr.algorithms.batches import batch_size
 from distcorr.algorithms.crop import crop_square, reduce_to
 from distcorr.algorithms.sources import Images
 from distcorr.data.images import read_image
@@ -26,8 +27,16 @@ _AHEAD = 4  # photographs that are read and decoded before they are needed
 
 @dataclass(frozen=True)
 class Scene:
-    """A photograph by its name and size; the picture that a source sees may be smaller."""
+    """A photograph by its name and size; the picture that a source sees may be smaller.
 
+    Attributes:
+        place: among the photographs of its shard.
+        image: its name.
+        width: px.
+        height: px.
+    """
+
+    place: int
     image: str
     width: int
     height: int
@@ -65,19 +74,33 @@ def crops(
     return found
 
 
-def seen(folder: Folder, image: str, longest: int) -> tuple[Scene, Images] | str:
+def seen(folder: Folder, place: int, image: str, longest: int) -> tuple[Scene, Images] | str:
     """A photograph, reduced if it is too long, or why there is none."""
     try:
         photograph = read_image(folder, image)
     except DistcorrError as error:
         return describe(error)
-    return Scene(image, photograph.shape[1], photograph.shape[0]), reduce_to(photograph, longest)
+    height, width = photograph.shape[:2]
+    return Scene(place, image, width, height), reduce_to(photograph, longest)
 
 
 def squeezed(image: Images, side: int) -> Images:
     """The whole picture as a square, for a source that sees no other shape."""
     whole = Box(0, 0, image.shape[1] - 1, image.shape[0] - 1)
     return crop_square(image, whole, side)
+
+
+def batches_alike(
+    views: Sequence[tuple[Scene, Images]], batch: int
+) -> Iterator[Sequence[tuple[Scene, Images]]]:
+    """Pictures of one size together, no more at once than a batch of their area."""
+    by_shape: dict[tuple[int, ...], list[tuple[Scene, Images]]] = defaultdict(list)
+    for view in views:
+        by_shape[view[1].shape].append(view)
+    for (height, width, _), alike in by_shape.items():
+        size = batch_size(batch, height, width)
+        for start in range(0, len(alike), size):
+            yield alike[start : start + size]
 
 
 def ahead(
