@@ -78,7 +78,7 @@ def test_status(toy: Path) -> None:
         ("neighbors", True),
         ("transfer", True),
     ]
-    assert "8/8 shards" in distcorr("status", "-r", str(toy)).stdout
+    assert "18/18 shards" in distcorr("status", "-r", str(toy)).stdout
 
 
 def test_a_run_repeats_itself_from_its_own_settings(toy: Path) -> None:
@@ -91,7 +91,7 @@ def test_dry_run_writes_nothing(toy: Path, tmp_path: Path, toy_settings: Setting
     files = {p: p.stat().st_mtime_ns for p in toy.rglob("*")}
     done = distcorr("run", "-r", str(toy), "-n", "--set", "flow.beta=0.01")
     assert done.returncode == 0, done.stderr
-    assert re.search(r"build-db +0 of 8 shards to do", done.stdout)
+    assert re.search(r"build-db +0 of 18 shards to do", done.stdout)
     assert re.search(r"transfer +6 of 6 shards to do", done.stdout)
     assert {p: p.stat().st_mtime_ns for p in toy.rglob("*")} == files
 
@@ -131,7 +131,7 @@ def test_features_prints_table_1() -> None:
 def test_a_store_is_listed_and_verified(toy: Path, tmp_path: Path) -> None:
     shutil.copytree(toy, tmp_path / "run")
     rows = json.loads(distcorr("store", "ls", "-r", str(tmp_path / "run"), "--json").stdout)
-    assert {"grids-block10", "points-sift20"} <= {row["table"].rpartition("-")[0] for row in rows}
+    assert {"grids-block10", "grids-sift20", "points-block10"} <= {row["table"].rpartition("-")[0] for row in rows}
     store = str(tmp_path / "run" / "store")
     assert distcorr("store", "ls", "--store", store).stdout.count("\n") == len(rows) + 1
     whole = distcorr("store", "verify", "--store", store)

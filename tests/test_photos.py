@@ -47,3 +47,41 @@ def test_flow_beats_copying_and_shuffled_weights(photos: Path, tmp_path: Path) -
     shuffled = run(tmp_path / "shuffled", photos, *control)
     for alpha in (0.1, 0.05, 0.025):
         assert shuffled["conv4 flow", "mean", alpha] < real["conv4 flow", "mean", alpha] - 8
+
+
+def test_columns_at_keypoints_tell_the_parts_of_a_bird(photos: Path, tmp_path: Path) -> None:
+    """Section 4 in small: conv4 above SIFT above chance, and conv1 far below conv4."""
+    from sklearn.svm import LinearSVC
+
+    from distcorr.data.features import FeatureStore
+    from distcorr.data.run import Run
+    from distcorr.data.store import read_values
+
+    command = [sys.executable, "-m", "distcorr", "build-db", "-p", "paper", "-r", str(tmp_path)]
+    command += ["--data", str(photos / "data" / "voc-photos"), "--address", "inline"]
+    command += ["--weights", str(photos / "weights" / "bvlc_alexnet_conv1-5.npz")]
+    command += ["-c", "bird", "--limit", "70"]
+    command += ["--set", 'features.points=["conv1", "conv4", "sift40"]']
+    for kind in ("grids", "grids500", "cells"):
+        command += ["--set", f"features.{kind}=[]"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    stage = Run(str(tmp_path)).current("build-db")
+    assert stage is not None
+    store = FeatureStore(stage)
+    training = {i.id for i in store.instances if i.split == "train"}
+
+    def accuracy(layer: str, shuffle: bool = False) -> float:
+        parts = list(store.parts(f"points/{layer}"))
+        x = np.concatenate([read_values(part)[0] for part in parts]).astype(np.float32)
+        y = np.array([name for part in parts for name in part["keypoint"].to_pylist()])
+        fit = np.array([i in training for part in parts for i in part["id"].to_pylist()])
+        labels = np.random.default_rng(0).permutation(y[fit]) if shuffle else y[fit]
+        c = 1 / np.mean((x[fit] ** 2).sum(axis=1))
+        return float(LinearSVC(C=c, dual=False).fit(x[fit], labels).score(x[~fit], y[~fit]))
+
+    found = {layer: accuracy(layer) for layer in ("conv1", "conv4", "sift40")}
+    assert found["conv4"] > found["sift40"] + 0.08, found
+    assert found["conv4"] > found["conv1"] + 0.15, found
+    assert found["conv1"] > 0.12, found
+    assert accuracy("conv4", shuffle=True) < 0.12  # 15 parts

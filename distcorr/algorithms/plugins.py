@@ -248,7 +248,8 @@ def _arguments(factory: Any, name: str, device: str) -> dict[str, str]:
     if not callable(factory) or (hasattr(factory, "geometry") and not inspect.isclass(factory)):
         raise DistcorrError(
             f"{name} must be a class or function that makes an extractor, got a "
-            f"{type(factory).__name__}"
+            f"{type(factory).__name__}",
+            "help(distcorr.algorithms.plugins) states the contract",
         )
     signature = inspect.signature(factory)
     arguments = {"device": device} if "device" in signature.parameters else {}

@@ -128,9 +128,7 @@ def test_other_sizes_have_their_own_geometry():
 
 def test_a_fully_connected_layer_needs_its_own_size(monkeypatch):
     layers = (nets.Conv("conv1", 4, 11, stride=4), nets.Linear("fc7", 5))
-    spec = extractors.NetworkSpec(
-        lambda weights: nets.Network(layers, weights), 227, "conv1", ("fc7",), (0.0, 0.0, 0.0)
-    )
+    spec = extractors.NetworkSpec(227, "conv1", ("fc7",), (0.0, 0.0, 0.0), layers)
     monkeypatch.setitem(NETWORKS, "tiny", spec)
     modules, _ = nets.skeleton(layers, 227)
     ones = {k: np.ones(tuple(v.shape), np.float32) for k, v in modules.state_dict().items()}

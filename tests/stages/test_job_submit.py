@@ -41,11 +41,11 @@ def test_job_submit(tmp_path: Path, toy_settings: Callable[..., list[str]]) -> N
     )
     shipped, installed, relative = done.stdout.split("== --working-dir")[-1].split("== --")
     assert "succeeded" in shipped, done.stdout + done.stderr
-    assert "done build-db   5 shards" in shipped
+    assert "done build-db   12 shards" in shipped
     assert "succeeded" in installed, installed
     assert "(nothing to do)" in installed
     assert "would vanish with the cluster" in relative
     assert "Traceback" not in relative
     assert "== failed" in relative
     manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
-    assert manifest["stages"]["build-db"]["rows"] == 15
+    assert manifest["stages"]["build-db"]["shards"] == 12
