@@ -27,7 +27,7 @@ class Terminal:
     """Listens to the stages; a bar on a terminal, plain lines elsewhere, nothing when quiet."""
 
     def __init__(self, quiet: bool = False) -> None:
-        self._err = Console(stderr=True, highlight=False, soft_wrap=True)
+        self._err = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
         self._quiet = quiet
         self._bar: Bar | None = None
         self._stage, self._total, self._done, self._before, self._failed = "", 0, 0, 0, 0

@@ -131,7 +131,9 @@ def test_features_prints_table_1() -> None:
 def test_a_store_is_listed_and_verified(toy: Path, tmp_path: Path) -> None:
     shutil.copytree(toy, tmp_path / "run")
     rows = json.loads(distcorr("store", "ls", "-r", str(tmp_path / "run"), "--json").stdout)
-    assert {"grids-block10", "grids-sift20", "points-block10"} <= {row["table"].rpartition("-")[0] for row in rows}
+    assert {"grids-block10", "grids-sift20", "points-block10"} <= {
+        row["table"].rpartition("-")[0] for row in rows
+    }
     store = str(tmp_path / "run" / "store")
     assert distcorr("store", "ls", "--store", store).stdout.count("\n") == len(rows) + 1
     whole = distcorr("store", "verify", "--store", store)

@@ -32,9 +32,13 @@ def check_extractor(extractor: Any, images: npt.NDArray[np.uint8] | None = None)
     try:
         plugin = extractor if isinstance(extractor, Plugin) else Plugin(extractor, "extractor")
         images = pink_noise(4, plugin.input_size) if images is None else images
-        first = plugin(images, plugin.taps)[plugin.name]
-    except DistcorrError as error:
-        return [str(error)]
+        return _problems(plugin, images)
+    except DistcorrError as error:  # from any of the calls
+        return [error.message]
+
+
+def _problems(plugin: Plugin, images: npt.NDArray[np.uint8]) -> list[str]:
+    first = plugin(images, plugin.taps)[plugin.name]
     if bad := int((~np.isfinite(first)).sum()):
         return [f"all features must be finite; {bad} of {first.size} values are NaN or infinite"]
     if not np.ptp(first.reshape(-1, first.shape[-1]), axis=0).any():

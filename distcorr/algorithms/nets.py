@@ -249,6 +249,8 @@ class Network(nn.Module):
         for layer in self.layers:
             if len(found) == len(wanted):
                 break
+            if _is_side(layer) and layer.name not in wanted:
+                continue
             y = self.body[layer.name](x)
             if layer.name in wanted:
                 found[layer.name] = y

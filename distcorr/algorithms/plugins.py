@@ -15,28 +15,38 @@ an object keeps the contract.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import importlib
 import importlib.metadata
 import inspect
+import math
 import os
 import pkgutil
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+import sysconfig
+import traceback
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import nn
 
+from distcorr.algorithms._state import contents
+from distcorr.algorithms.batches import is_out_of_memory
 from distcorr.errors import MISSING, DistcorrError, did_you_mean
 from distcorr.types import FloatArray, Geometry
 
 GROUP = "distcorr.extractors"  # of entry points
 _SHORT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")  # becomes part of file names
+_CONTRACT = "help(distcorr.algorithms.plugins) states the contract"
+_NOT_THE_USERS = (  # folders: of distcorr, of Python and of the packages installed
+    os.path.dirname(os.path.dirname(os.path.abspath(__file__))),
+    *(sysconfig.get_path(scheme) for scheme in ("stdlib", "purelib", "platlib")),
+)
 
 
 def load(name: str, device: str = "cpu") -> Plugin:
@@ -49,7 +59,7 @@ def load(name: str, device: str = "cpu") -> Plugin:
 
     Raises:
         DistcorrError: the module, a package that it imports, or the attribute is not there; it
-            cannot be called so; what it gives breaks the contract.
+            cannot be called so; the file or the factory fails; what it gives breaks the contract.
     """
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())  # a console script does not have it
@@ -63,12 +73,19 @@ def load(name: str, device: str = "cpu") -> Plugin:
                 f"give module:class, or one of those installed: {', '.join(points) or 'none'}",
             )
         module, attribute, short = points[name].module, points[name].attr, name
-    try:
-        factory = _attribute(module, attribute)
-        arguments = _arguments(factory, f"{module}:{attribute}", device)
-        return Plugin(factory(**arguments), short, module)
-    except ImportError as error:
-        raise _not_imported(module, error) from error
+    where = f"{module}:{attribute}"
+    if not all(module.split(".")) or not all(attribute.split(".")):
+        raise DistcorrError(
+            f"An extractor must be named module:attribute, got {where!r}",
+            "for example my_file:MyNet, for the class MyNet of my_file.py in this folder",
+        )
+    with _users_code(where):
+        try:
+            factory = _attribute(module, attribute)
+            arguments = _arguments(factory, where, device)
+            return Plugin(factory(**arguments), short, where)
+        except ImportError as error:
+            raise _not_imported(module, error) from error
 
 
 class Plugin:
@@ -85,37 +102,48 @@ class Plugin:
 
     any_size = False
 
-    def __init__(self, extractor: Any, short: str, module: str = "") -> None:
+    def __init__(self, extractor: Any, short: str, factory: str = "") -> None:
         """
         Args:
             extractor: keeps the contract above.
             short: its name, unless it has one itself.
-            module: where its factory is defined.
+            factory: "module:attribute" of what made it.
 
         Raises:
             DistcorrError: it does not keep the contract, or the name does not suit file names.
         """
-        geometry, channels = (getattr(extractor, key, None) for key in ("geometry", "channels"))
-        self.name = str(getattr(extractor, "name", "") or short)
-        if not _SHORT.fullmatch(self.name):
-            raise DistcorrError(
-                f"An extractor's name must be of letters, digits, '.', '_' and '-', "
-                f"got {self.name!r}"
-            )
+        self._extractor, self._factory = extractor, factory
+        with _users_code(factory or short):
+            self.name = str(getattr(extractor, "name", "") or short)
+            if not _SHORT.fullmatch(self.name):
+                raise DistcorrError(
+                    f"An extractor's name must be of letters, digits, '.', '_' and '-', "
+                    f"got {self.name!r}"
+                )
+            self._geometry = self._checked(getattr(extractor, "geometry", None))
+            channels: Any = getattr(extractor, "channels", None)
+            if not _is_int(channels) or channels < 1:
+                raise self._broken("channels", "a positive int", channels)
+            if not callable(extractor):
+                raise self._broken("__call__", "a method", extractor)
+            self._channels = int(channels)
+            self.licence = str(getattr(extractor, "licence", ""))
+            self.weights = str(getattr(extractor, "weights", ""))
+        self.taps = (self.name,)
+        self.input_size = self._geometry.input_size
+
+    def _checked(self, geometry: Any) -> Geometry:
+        """The geometry in Python's own numbers: an identity is JSON."""
         if not isinstance(geometry, Geometry):
             raise self._broken("geometry", "a distcorr.types.Geometry", geometry)
-        if min(geometry.input_size, geometry.stride, geometry.rf, geometry.cells) < 1:
+        input_size, stride, offset, rf, cells = geometry
+        if not all(map(_is_int, (input_size, stride, rf, cells))):
+            raise self._broken("geometry", "of ints, but for its offset", geometry)
+        if not isinstance(offset, int | float | np.number) or not math.isfinite(offset):
+            raise self._broken("geometry", "of finite numbers", geometry)
+        if min(input_size, stride, rf, cells) < 1:
             raise self._broken("geometry", "positive", geometry)
-        if not isinstance(channels, int | np.integer) or channels < 1:
-            raise self._broken("channels", "a positive int", channels)
-        if not callable(extractor):
-            raise self._broken("__call__", "a method", extractor)
-        self._extractor, self._geometry, self._channels = extractor, geometry, int(channels)
-        self._modules = sorted({type(extractor).__module__, module or type(extractor).__module__})
-        self.taps = (self.name,)
-        self.input_size = geometry.input_size
-        self.licence = str(getattr(extractor, "licence", ""))
-        self.weights = str(getattr(extractor, "weights", ""))
+        return Geometry(int(input_size), int(stride), float(offset), int(rf), int(cells))
 
     def require(self, tap: str) -> None:
         """Check that ``tap`` is the one there is; DistcorrError if not."""
@@ -147,7 +175,8 @@ class Plugin:
             tap -> (B, h, h, C) float32.
 
         Raises:
-            DistcorrError: images or features have another shape or type.
+            DistcorrError: images or features have another shape or type; or the extractor fails,
+                unless memory runs out: that is raised as it is.
         """
         for tap in taps:
             self.require(tap)
@@ -160,10 +189,11 @@ class Plugin:
         expected = (len(images), cells, cells, self._channels)
         if not taps or not len(images):
             return {tap: np.empty(expected, np.float32) for tap in taps}
-        found = self._extractor(np.array(images, order="C"))  # writable, and no one else's
-        if isinstance(found, torch.Tensor):
-            found = found.detach().cpu()
-            found = (found.float() if found.is_floating_point() else found).numpy()
+        with _users_code(self._factory or self.name):
+            found = self._extractor(np.array(images, order="C"))  # writable, and no one else's
+            if isinstance(found, torch.Tensor):
+                found = found.detach().cpu()
+                found = (found.float() if found.is_floating_point() else found).numpy()
         if not isinstance(found, np.ndarray) or not np.issubdtype(found.dtype, np.floating):
             raise self._broken("result", "an array of floats", getattr(found, "dtype", type(found)))
         if found.shape != expected:
@@ -186,13 +216,18 @@ class Plugin:
     def identity(self, tap: str) -> dict[str, Any]:
         """What the features depend on, by content.
 
-        The extractor's ``fingerprint`` if it has one. Otherwise the source of the modules that
-        define the factory and the class, and every array and state dict that the object holds, in
-        attributes, containers, closures and default arguments. Not seen, and so in need of a
-        fingerprint: helper modules, a module's globals, data read from files during a call.
+        The extractor's ``fingerprint`` if it has one. Otherwise the factory's name, the source of
+        the modules that define the factory and the class, and what the object holds when this is
+        first asked for: arrays, state dicts, numbers, strings and names of functions, in
+        attributes, slots, containers, closures and default arguments, and in every part of a torch
+        module. Devices are left out, and so is whether a module is in training mode.
+
+        Not seen, and so in need of a fingerprint: helper modules, a module's globals, data read
+        from files during a call, the inside of objects that are written in C or belong to the
+        standard library. An attribute that calls change, such as a counter, changes the identity.
 
         Raises:
-            DistcorrError: no such tap, no source, or an empty fingerprint.
+            DistcorrError: no such tap, no source, or an empty fingerprint; or the extractor fails.
         """
         self.require(tap)
         return {
@@ -204,13 +239,22 @@ class Plugin:
 
     @functools.cached_property
     def _content(self) -> dict[str, str]:
-        if (given := getattr(self._extractor, "fingerprint", None)) is not None:
-            given = given() if callable(given) else given
-            if not isinstance(given, str) or not given:
-                raise self._broken("fingerprint", "a str that is not empty", given)
-            return {"fingerprint": given}
-        source, arrays = hashlib.sha256(), hashlib.sha256()
-        for module in self._modules:
+        with _users_code(self._factory or self.name):
+            if (given := getattr(self._extractor, "fingerprint", None)) is not None:
+                given = given() if callable(given) else given
+                if not isinstance(given, str) or not given:
+                    raise self._broken("fingerprint", "a str that is not empty", given)
+                return {"fingerprint": given}
+            source, state = self._source(), hashlib.sha256()
+            for path, value in contents(self._extractor, "", {}):
+                state.update(f"{path}\n{len(value)}\n".encode())
+                state.update(value)
+        return {"factory": self._factory, "source": source, "arrays": state.hexdigest()}
+
+    def _source(self) -> str:
+        """Of the modules where the extractor and its factory are defined, as a digest."""
+        source, own = hashlib.sha256(), type(self._extractor).__module__
+        for module in sorted({own, self._factory.partition(":")[0] or own}):
             try:
                 source.update(inspect.getsource(sys.modules[module]).encode())
             except (OSError, TypeError, KeyError) as error:
@@ -218,16 +262,46 @@ class Plugin:
                     f"The source of {module}, where {self.name} is defined, cannot be read",
                     "give the extractor a fingerprint: a str that changes when its features do",
                 ) from error
-        for path, array in _arrays(self._extractor, "", set()):
-            arrays.update(f"{path} {array.dtype} {array.shape}\n".encode())
-            arrays.update(np.ascontiguousarray(array).data)
-        return {"source": source.hexdigest(), "arrays": arrays.hexdigest()}
+        return source.hexdigest()
 
     def _broken(self, what: str, expected: str, got: object) -> DistcorrError:
         return DistcorrError(
             f"{self.name}: {what} must be {expected}, got {got!r}",
-            "help(distcorr.algorithms.plugins) states the contract",
+            _CONTRACT,
         )
+
+
+@contextlib.contextmanager
+def _users_code(name: str) -> Iterator[None]:
+    """What fails in here is the user's to mend: a ``DistcorrError`` says what and where.
+
+    Those pass, and so do interrupts and the lack of memory, which smaller batches may mend.
+    """
+    try:
+        yield
+    except (DistcorrError, MemoryError):
+        raise
+    except (Exception, SystemExit) as error:
+        if isinstance(error, RuntimeError) and is_out_of_memory(error):
+            raise
+        message = error.msg if isinstance(error, SyntaxError) else str(error)
+        first = message.strip().partition("\n")[0]
+        what = f"{type(error).__name__}: {first}" if first else type(error).__name__
+        check = f"; distcorr features {name} checks it" if ":" in name else ""
+        raise DistcorrError(f"{name}: {what}{_where(error)}", f"mend it there{check}") from error
+
+
+def _where(error: BaseException) -> str:
+    """`` (file:line)`` of the innermost frame in the user's own code, if there is one."""
+    frames = [(at.f_code.co_filename, line) for at, line in traceback.walk_tb(error.__traceback__)]
+    if isinstance(error, SyntaxError) and error.filename:
+        frames.append((error.filename, error.lineno or 1))
+    for file, line in reversed(frames):
+        if os.path.isabs(file) and not file.startswith(
+            tuple(f"{at}{os.sep}" for at in _NOT_THE_USERS)
+        ):
+            return f" ({file.removeprefix(os.getcwd() + os.sep)}:{line})"
+    return ""
 
 
 def _attribute(module: str, attribute: str) -> Any:
@@ -249,9 +323,16 @@ def _arguments(factory: Any, name: str, device: str) -> dict[str, str]:
         raise DistcorrError(
             f"{name} must be a class or function that makes an extractor, got a "
             f"{type(factory).__name__}",
-            "help(distcorr.algorithms.plugins) states the contract",
+            _CONTRACT,
         )
-    signature = inspect.signature(factory)
+    try:
+        signature = inspect.signature(factory)
+    except (TypeError, ValueError) as error:
+        raise DistcorrError(
+            f"{name} must be a class or function that makes an extractor; how it is called cannot "
+            "be told",
+            _CONTRACT,
+        ) from error
     arguments = {"device": device} if "device" in signature.parameters else {}
     try:
         signature.bind(**arguments)
@@ -283,34 +364,5 @@ def _not_imported(module: str, error: ImportError) -> DistcorrError:
     )
 
 
-def _arrays(thing: Any, path: str, seen: set[int]) -> Iterator[tuple[str, npt.NDArray[Any]]]:
-    """Every array that ``thing`` holds, with where: in an order that depends on names alone."""
-    if id(thing) in seen:
-        return
-    seen.add(id(thing))
-    inside: Mapping[Any, Any] = {}
-    if isinstance(thing, torch.Tensor):
-        flat = thing.detach().cpu().contiguous().reshape(-1)
-        yield f"{path} {thing.dtype} {tuple(thing.shape)}", flat.view(torch.uint8).numpy()
-    elif isinstance(thing, np.ndarray):
-        if not thing.dtype.hasobject:
-            yield path, thing
-    elif isinstance(thing, Mapping):
-        inside = thing
-    elif isinstance(thing, list | tuple):
-        inside = dict(enumerate(thing))
-    elif isinstance(thing, functools.partial):
-        inside = {"func": thing.func, "args": thing.args, "keywords": thing.keywords}
-    elif inspect.ismethod(thing):
-        inside = {"self": thing.__self__, "func": thing.__func__}
-    elif inspect.isfunction(thing):
-        closure = inspect.getclosurevars(thing).nonlocals
-        inside = {"closure": closure, "defaults": (thing.__defaults__, thing.__kwdefaults__)}
-    elif hasattr(thing, "__dict__") and not inspect.isclass(thing) and not inspect.ismodule(thing):
-        inside = vars(thing)
-        if isinstance(thing, nn.Module):
-            for key, value in sorted(thing.state_dict().items()):
-                yield from _arrays(value, f"{path}.{key}", set())  # a set: these are short-lived
-            inside = {key: inside[key] for key in inside.keys() - vars(nn.Module()).keys()}
-    for key in sorted(inside, key=str):
-        yield from _arrays(inside[key], f"{path}.{key}", seen)
+def _is_int(value: object) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)

@@ -67,16 +67,17 @@ class Source(Protocol):
 class Sources:
     """The sources of one configuration; extractors are loaded once, when first asked for."""
 
-    def __init__(self, network: Source, device: str = "cpu") -> None:
+    def __init__(self, network: Source, device: str = "cpu", known_as: str = "") -> None:
         """
         Args:
             network: where plain layer names come from.
             device: "cpu", "cuda" or "cuda:1", for extractors.
+            known_as: the name by which ``network`` was loaded, if it is an extractor itself.
         """
         self.network = network
         self.sift = Sift(_conv4)
         self._device = device
-        self._plugins: dict[str, Source] = {}
+        self._plugins: dict[str, Source] = {known_as: network} if known_as else {}
 
     def find(self, layer: str) -> tuple[Source, str]:
         """The source of a layer and the tap's name there.

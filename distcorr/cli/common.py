@@ -118,7 +118,7 @@ class Options:
         if limit is not None:
             sets.append(f"dataset.limit={limit}")
         if store:
-            sets.append(f"compute.store={json.dumps(absolute(store))}")
+            sets.append(f"compute.store={json.dumps(store)}")
         if address:
             sets.append(f"compute.address={json.dumps(address)}")
         self.sets = sets

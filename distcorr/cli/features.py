@@ -83,7 +83,7 @@ def store_verify(
     run: RunOption = "",
     store: StoreFolder = "",
     remove: Annotated[
-        bool, typer.Option("--remove", help="Delete the files named; build-db makes them anew.")
+        bool, typer.Option("--remove", help="Delete the store's own among them, to be made anew.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -101,13 +101,15 @@ def store_verify(
         for problem in problems:
             print(f"{problem.file}: {problem.what}")
     if remove:
-        for problem in problems:
+        ours = [problem for problem in problems if problem.ours]
+        for problem in ours:
             opened.folder.delete(problem.file)
-        terminal().say(f"deleted {len(problems)} files in {opened.folder}")
+        left = f"; {len(problems) - len(ours)} that are not the store's own are left alone"
+        terminal().say(f"deleted {len(ours)} files{left if len(ours) < len(problems) else ''}")
     elif problems:
         raise DistcorrError(
             f"{len(problems)} files of {opened.folder} are not what they should be.",
-            "--remove deletes them, and distcorr build-db makes anew what is missing",
+            "--remove deletes those that are the store's own; distcorr build-db makes them anew",
             MISSING,
         )
     else:

@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from distcorr.data import datasets
 from distcorr.data.run import DEAD, StageFolder
+from distcorr.data.storage import parquet
 from distcorr.data.store import META, FeatureMeta, HalfArray, read_values
 from distcorr.errors import MISSING, DistcorrError, did_you_mean
 from distcorr.types import Instance
@@ -27,7 +28,8 @@ class FeatureStore:
         vector: layer that neighbours are found by: ``f"vectors/{vector}"``.
         tables: name of a feature (``"points/conv4"``) -> its folder in the store.
         stamp: which weights and data, for people.
-        dead: ids of instances that lack a feature and are left out everywhere.
+        checksums: photograph -> its sha256 when the work was planned, or why there is none.
+        dead: ids of instances that lack what is aligned or what finds neighbours.
     """
 
     def __init__(self, stage: StageFolder) -> None:
@@ -42,6 +44,8 @@ class FeatureStore:
         table = stage.folder.read_table(INSTANCES)
         self.instances: list[Instance] = datasets.from_table(table)
         self._stems = dict(zip(table["id"].to_pylist(), table["shard"].to_pylist(), strict=True))
+        shas = table["sha256"].to_pylist()
+        self.checksums: dict[str, str] = dict(zip(table["image"].to_pylist(), shas, strict=True))
         facts = json.loads(table.schema.metadata[META])
         self.keypoint_names: dict[str, tuple[str, ...]] = {
             category: tuple(names) for category, names in facts["keypoint_names"].items()
@@ -50,30 +54,39 @@ class FeatureStore:
         self.vector: str = facts["vector"]
         self.tables: dict[str, str] = facts["tables"]
         self.stamp: dict[str, str] = facts["stamp"]
-        letters = stage.folder.read_table(DEAD, ["id"]) if stage.folder.exists(DEAD) else None
-        names = letters["id"].to_pylist() if letters else ()
-        self.dead = frozenset(names) & self._stems.keys()
+        main = set(self.main.values())
+        letters = stage.folder.read_table(DEAD).to_pylist() if stage.folder.exists(DEAD) else []
+        dead = {each["id"] for each in letters if not each["tables"] or main & set(each["tables"])}
+        self.dead = frozenset(dead) & self._stems.keys()
 
     @staticmethod
     def write_instances(
         stage: StageFolder,
         table: pa.Table,
         shards: Mapping[str, str],
+        checksums: Mapping[str, str],
         facts: Mapping[str, object],
     ) -> None:
         """Write the instance table if it is not there, or says something else.
+
+        Then the stage is unfinished until its shards agree with the new table.
 
         Args:
             stage: ``build-db``.
             table: as ``datasets.to_table`` makes it.
             shards: instance id -> stem of the file in which its grids and vectors are.
+            checksums: photograph -> sha256.
             facts: the attributes of this class that are not in the table.
         """
         stems = [shards[i] for i in table["id"].to_pylist()]
+        shas = [checksums[image] for image in table["image"].to_pylist()]
         table = table.append_column("shard", pa.array(stems, pa.string()))
+        table = table.append_column("sha256", pa.array(shas, pa.string()))
         text = json.dumps(facts, sort_keys=True).encode()
-        table = table.replace_schema_metadata({META: text})
-        stage.folder.write_table(INSTANCES, table, unless_same=True)
+        content = parquet(table.replace_schema_metadata({META: text}))
+        if not (stage.folder.exists(INSTANCES) and stage.folder.read(INSTANCES) == content):
+            stage.begin()
+            stage.folder.write(INSTANCES, content)
 
     def members(self, category: str, split: str) -> list[Instance]:
         """Instances with features, in the order of the data set."""
@@ -85,7 +98,7 @@ class FeatureStore:
 
     @property
     def main(self) -> dict[str, str]:
-        """The tables that sections 3's stages read: kind -> folder in the store."""
+        """The tables that section 3 reads: kind -> folder in the store."""
         return {
             "grids": self.folder_of(f"grids/{self.conv}"),
             "vectors": self.folder_of(f"vectors/{self.vector}"),
@@ -152,4 +165,11 @@ class FeatureStore:
         Raises:
             DistcorrError: the run has no such feature, or a file of it is damaged.
         """
-        return self._stage.files.iter_tables(self._stage.parts(self.folder_of(name)))
+        parts = self._stage.parts(self.folder_of(name))
+        if not parts:
+            raise DistcorrError(
+                f"{self._stage.files} has no finished part of {name}.",
+                "distcorr build-db makes them",
+                MISSING,
+            )
+        return self._stage.files.iter_tables(parts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import warnings
 from io import BytesIO
@@ -22,11 +23,32 @@ of files that are made to exhaust memory."""
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
-def read_image(folder: Folder, name: str) -> npt.NDArray[np.uint8]:
+def checksum(folder: Folder, name: str) -> str:
+    """sha256 of a photograph, or why it has none: "missing" or "not readable".
+
+    Raises:
+        DistcorrError: the storage does not answer (exit code 3).
+    """
+    try:
+        return _content(folder, name)[1]
+    except OSError as error:
+        raise DistcorrError(
+            f"The photograph {name} in {folder} cannot be read: {_reason(error)}",
+            "check that the storage answers, and run the same command again",
+            MISSING,
+        ) from error
+
+
+def read_image(folder: Folder, name: str, sha256: str = "") -> npt.NDArray[np.uint8]:
     """A photograph of any mode as RGB; transparency is laid over white.
 
     The pixels stay as they are stored: an EXIF rotation is not applied, because boxes and
     keypoints are annotated in stored pixels.
+
+    Args:
+        folder: where it is.
+        name: of the file.
+        sha256: what ``checksum`` said of it when the work was planned; "" for no demand.
 
     Returns:
         (H, W, 3) uint8.
@@ -35,15 +57,19 @@ def read_image(folder: Folder, name: str) -> npt.NDArray[np.uint8]:
         DistcorrError: the file is missing, not ours to read, cut short, damaged, no image, or an
             image of more than ``MAX_PIXELS`` (exit code 3).
         MemoryError: there is no room for the pixels.
-        OSError: the storage does not answer; another try may succeed.
+        OSError: the storage does not answer, or not as when the work was planned; another try may
+            succeed.
     """
-    try:
-        content = folder.read(name)
-    except (FileNotFoundError, PermissionError) as error:
-        why = "is missing" if isinstance(error, FileNotFoundError) else "is not ours to read"
+    content, found = _content(folder, name)
+    if sha256 and found != sha256:
+        raise OSError(
+            f"the photograph {name} is not what it was when the work was planned: it has changed, "
+            "or not every machine sees the same files; run the same command again"
+        )
+    if content is None:
         raise DistcorrError(
-            f"The photograph {name} {why}", f"mend that in {folder} and run again", MISSING
-        ) from error
+            f"The photograph {name} is {found}", f"mend that in {folder} and run again", MISSING
+        )
     try:
         with Image.open(BytesIO(content)) as picture:
             if picture.width * picture.height > MAX_PIXELS:
@@ -63,6 +89,21 @@ def read_image(folder: Folder, name: str) -> npt.NDArray[np.uint8]:
             f"replace the file in {folder} by a whole copy and run again",
             MISSING,
         ) from error
+
+
+def _content(folder: Folder, name: str) -> tuple[bytes | None, str]:
+    """The file, if it is there and ours to read, and its ``checksum``."""
+    try:
+        content = folder.read(name)
+    except FileNotFoundError:
+        return None, "missing"
+    except DistcorrError:
+        return None, "not readable"
+    except OSError:
+        if folder.is_folder(name):
+            return None, "not readable"
+        raise
+    return content, hashlib.sha256(content).hexdigest()
 
 
 def _reason(error: Exception) -> str:

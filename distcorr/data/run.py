@@ -60,11 +60,21 @@ class Shard:
 
 @dataclass(frozen=True)
 class DeadLetter:
-    """An item that cannot be processed, and why; the rest of its shard goes on without it."""
+    """An item that cannot be processed, and why; the rest of its shard goes on without it.
+
+    Attributes:
+        id: of the item.
+        file: where to look.
+        error: why.
+        broken: False for what is in order and only has no such feature, as too small a photograph.
+        tables: the folders of parts that lack it; () means all.
+    """
 
     id: str
     file: str
     error: str
+    broken: bool = True
+    tables: tuple[str, ...] = ()
 
 
 @dataclass
@@ -157,7 +167,8 @@ class StageFolder:
         }
         if dead:
             columns = {k: [letter[k] for letter in dead] for k in ("id", "file", "error")}
-            self.folder.write_table(DEAD, pa.table(columns))
+            tables = pa.array([list(letter["tables"]) for letter in dead], pa.list_(pa.string()))
+            self.folder.write_table(DEAD, pa.table({**columns, "tables": tables}))
         else:
             self.folder.delete(DEAD)
         if self.done() != summary:
@@ -185,7 +196,8 @@ class StageFolder:
     def dead_letters(self) -> list[DeadLetter]:
         """Items that the finished shards had to leave out, also while others are unfinished."""
         markers = self.markers()
-        return [DeadLetter(**d) for index in sorted(markers) for d in markers[index]["dead"]]
+        letters = [letter for index in sorted(markers) for letter in markers[index]["dead"]]
+        return [DeadLetter(**(d | {"tables": tuple(d["tables"])})) for d in letters]
 
     def parts(self, table: str) -> list[str]:
         """Names of the finished parts in the folder ``table`` (``"pairs"``), in shard order."""

@@ -97,6 +97,10 @@ class Folder:
         info = self._info(self._path(name))
         return int(info.size) if info.type == fs.FileType.File else None
 
+    def is_folder(self, name: str) -> bool:
+        """Whether a folder of that name is there."""
+        return bool(self._info(self._path(name)).type == fs.FileType.Directory)
+
     def folders(self, name: str = "") -> list[str]:
         """Sorted names of the folders directly below ``name``."""
         selector = fs.FileSelector(self._path(name), allow_not_found=True)
@@ -187,7 +191,7 @@ class Folder:
             raise DistcorrError(
                 f"Cannot write {self}/{name}: {error.strerror or _first_line(error)}",
                 "check that the folder is yours to write and the disk is not full, "
-                "or choose another with --run; what is already there stays",
+                "or choose another with --run or --store; what is already there stays",
             ) from error
 
     def write_json(self, name: str, value: Any) -> None:
@@ -200,35 +204,38 @@ class Folder:
         table: pa.Table,
         row_group_size: int = 64,
         statistics: bool | Sequence[str] = True,
-        unless_same: bool = False,
     ) -> Written:
-        """Write a Parquet file; the same table gives the same bytes.
-
-        Args:
-            name: of the file.
-            table: what goes into it.
-            row_group_size: rows that a reader takes at once.
-            statistics: the columns whose extremes are kept, for readers that skip row groups.
-            unless_same: leave a file alone that holds these bytes already.
-        """
-        sink = pa.BufferOutputStream()
-        pq.write_table(
-            table,
-            sink,
-            compression="zstd",
-            use_dictionary=False,
-            row_group_size=row_group_size,
-            write_statistics=statistics,
-        )
-        content = sink.getvalue().to_pybytes()
-        if not (unless_same and self.exists(name) and self.read(name) == content):
-            self.write(name, content)
+        """Write a Parquet file; arguments as of ``parquet``."""
+        content = parquet(table, row_group_size, statistics)
+        self.write(name, content)
         return Written(hashlib.sha256(content).hexdigest(), len(content))
 
     def delete(self, name: str) -> None:
         """Delete one file if it is there."""
         if self.exists(name):
             self._fs.delete_file(self._path(name))
+
+
+def parquet(
+    table: pa.Table, row_group_size: int = 64, statistics: bool | Sequence[str] = True
+) -> bytes:
+    """A table as Parquet; the same table gives the same bytes.
+
+    Args:
+        table: any.
+        row_group_size: rows that a reader takes at once.
+        statistics: the columns whose extremes are kept, for readers that skip row groups.
+    """
+    sink = pa.BufferOutputStream()
+    pq.write_table(
+        table,
+        sink,
+        compression="zstd",
+        use_dictionary=False,
+        row_group_size=row_group_size,
+        write_statistics=statistics,
+    )
+    return bytes(sink.getvalue().to_pybytes())
 
 
 def _write_local(path: Path, content: bytes) -> None:

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -32,7 +33,7 @@ import pyarrow as pa
 from distcorr.config import digest
 from distcorr.data.run import DeadLetter
 from distcorr.data.storage import Folder
-from distcorr.errors import DistcorrError
+from distcorr.errors import MISSING, DistcorrError
 from distcorr.types import Geometry
 
 HalfArray = npt.NDArray[np.float16]
@@ -40,6 +41,10 @@ META = b"distcorr"
 FEATURE = "feature.json"
 _ROW_GROUP = 1 << 21  # bytes that a reader takes at once
 _READERS = 16  # threads that read small files: they wait for the storage, not for a core
+
+# What a store writes, and therefore may delete.
+_TABLE = re.compile(r"(grids|grids500|vectors|points|cells)-.+-[0-9a-f]{12}")
+_OURS = re.compile(r"[0-9a-f]{20}\.(parquet|json)|\.([0-9a-f]{20}|feature)\.\w+\.[0-9a-f]{8}\.tmp")
 
 OF_INSTANCES = ("grids", "grids500", "vectors")  # one row per instance
 OF_PHOTOGRAPHS = ("points", "cells")  # rows per photograph
@@ -161,6 +166,7 @@ class Problem(NamedTuple):
 
     file: str
     what: str
+    ours: bool = True  # written by a store, so that it may be deleted and made anew
 
 
 class TableInfo(NamedTuple):
@@ -250,20 +256,35 @@ class TableStore:
 
         Yields:
             (table, problems): truncated, damaged, unfinished and foreign files.
-        """
-        yield "", [Problem(name, "is no part of a store") for name in self.folder.sizes()]
-        for table in self.folder.folders():
-            yield table, [Problem(f"{table}/{p.file}", p.what) for p in self._check(table)]
 
-    def _check(self, table: str) -> list[Problem]:
-        sizes = self.folder.sizes(table)
-        if FEATURE not in sizes:
-            return [Problem(name, "is in a folder without feature.json") for name in sizes]
+        Raises:
+            DistcorrError: there is no table here, so this is no store.
+        """
+        folders = self.folder.folders()
+        if not any(_TABLE.fullmatch(folder) for folder in folders):
+            raise DistcorrError(
+                f"{self.folder} is no feature store: it holds no table.",
+                "a run's own store is the folder store/ inside it; -r RUN finds it",
+                MISSING,
+            )
+        foreign = "is no part of a store"
+        yield "", [Problem(name, foreign, ours=False) for name in self.folder.sizes()]
+        for table in folders:
+            sizes = self.folder.sizes(table, recursive=True)
+            if _TABLE.fullmatch(table):
+                found = self._check(table, sizes)
+            else:
+                found = [Problem(name, foreign, ours=False) for name in sizes]
+            yield table, [p._replace(file=f"{table}/{p.file}") for p in found]
+
+    def _check(self, table: str, sizes: Mapping[str, int]) -> list[Problem]:
         problems = []
         try:
             raw = self.folder.read_json(f"{table}/{FEATURE}")
             if Feature(raw["kind"], raw["layer"], raw["made"]).folder != table:
                 problems.append(Problem(FEATURE, "describes another feature"))
+        except FileNotFoundError:
+            problems.append(Problem(FEATURE, "is missing", ours=False))
         except (DistcorrError, KeyError, TypeError):
             problems.append(Problem(FEATURE, "is damaged"))
         for name in sorted(sizes.keys() - {FEATURE}):
@@ -277,7 +298,7 @@ class TableStore:
             else:
                 what = "is no part of a store, or was left by a writer that was killed"
             if what:
-                problems.append(Problem(name, what))
+                problems.append(Problem(name, what, ours=bool(_OURS.fullmatch(name))))
         return problems
 
     def _check_part(self, table: str, stem: str, sizes: Mapping[str, int]) -> str:
@@ -295,7 +316,8 @@ class TableStore:
         """The entry, or None if it is not there or not one: then the shard is made anew."""
         try:
             raw = self.folder.read_json(f"{table}/{stem}.json")
-            dead = tuple(DeadLetter(**letter) for letter in raw.pop("dead"))
+            letters = [letter | {"tables": ()} for letter in raw.pop("dead")]
+            dead = tuple(DeadLetter(**letter) for letter in letters)
             return Entry(dead=dead, **raw)
         except (FileNotFoundError, DistcorrError, TypeError, KeyError, AttributeError):
             return None

@@ -7,6 +7,8 @@ from importlib import resources
 from importlib.metadata import entry_points
 from typing import Any
 
+import numpy as np
+
 from distcorr.algorithms import nets, plugins
 from distcorr.algorithms.effective import effective, effective_side, pink_noise
 from distcorr.algorithms.extractor_check import check_extractor
@@ -19,6 +21,7 @@ from distcorr.errors import DistcorrError
 from distcorr.types import Geometry
 
 _IMAGES = 4  # of noise, for an effective field; not in the paper
+_UNSEEDED = "its weights differ each time it is made: seed what it draws at random"
 Row = dict[str, Any]
 
 
@@ -98,19 +101,34 @@ def notes(name: str, measured: bool) -> list[str]:
     said = ["rf, stride and offset (of the first cell's centre) are in px of the input"]
     if name == "caffenet":
         said.append("paper: Table 1, rf/stride")
-    if measured:
+    if name in NETWORKS and (measured or not NETWORKS[name].layers):
         said.append(
             f"effective: the square that holds 90 % of the gradient's energy, over {_IMAGES} "
             "images of 1/f noise (not in the paper)"
         )
-    elif name in NETWORKS and NETWORKS[name].layers:
+    elif name in NETWORKS:
         said.append("--weights FILE adds effective receptive fields")
     return said
 
 
 def problems(name: str) -> list[str]:
-    """What is wrong with an extractor of the user's; nothing is with a network."""
-    return check_extractor(plugins.load(name)) if name and is_extractor(name) else []
+    """What is wrong with an extractor of the user's; nothing is with a network.
+
+    Besides ``check_extractor``: made twice it must be the same, since every worker makes its own.
+    """
+    if not name or not is_extractor(name):
+        return []
+    first, second = plugins.load(name), plugins.load(name)
+    tap = first.name
+    made = first.identity(tap)
+    same = made == second.identity(tap)  # before any call, which may change it
+    if found := check_extractor(first):
+        return found
+    if same and "fingerprint" in made:  # which may be a constant
+        image = pink_noise(1, first.input_size)
+        one, other = (plugin(image, [tap])[tap] for plugin in (first, second))
+        same = bool(np.abs(one - other).max() <= 1e-3 * np.abs(one).max())
+    return [] if same else [_UNSEEDED]
 
 
 def _outline(name: str, spec: NetworkSpec) -> tuple[int | None, Geometry | None]:

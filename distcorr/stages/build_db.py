@@ -9,9 +9,9 @@ already holds is not made again.
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import json
+import os
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -26,7 +26,8 @@ from distcorr.config import difference, digest
 from distcorr.data import datasets
 from distcorr.data.check import check
 from distcorr.data.features import FeatureStore
-from distcorr.data.run import Shard, StageFolder
+from distcorr.data.images import checksum
+from distcorr.data.run import Shard, StageFolder, inside_ray_job
 from distcorr.data.storage import Folder
 from distcorr.data.store import Entry, Feature, TableStore
 from distcorr.data.weights import Weights
@@ -52,6 +53,7 @@ class _Job:
     stage: StageFolder
     plan: list[Shard]
     shards: dict[str, str]  # instance id -> stem of its shard
+    checksums: dict[str, str]  # photograph -> sha256
     facts: dict[str, Any]
 
 
@@ -67,7 +69,7 @@ def run(context: Context) -> Summary:
         context.progress.warn(warning)
     _refuse_other_store(context, job)
     table = datasets.to_table(job.dataset)
-    FeatureStore.write_instances(job.stage, table, job.shards, job.facts)
+    FeatureStore.write_instances(job.stage, table, job.shards, job.checksums, job.facts)
     context.run.save_config(context.config)
     for feature in itertools.chain(*job.features.values()):
         TableStore(job.stage.files).describe(feature)
@@ -119,7 +121,8 @@ def _prepare(context: Context) -> _Job:
         "precision": config.precision,
     }
     stage = context.run.stage(NAME, digest(identity)[:8], _store_of(context))
-    plan, shards = _plan(dataset, config.shard, features)
+    checksums = _checksums(dataset)
+    plan, shards = _plan(dataset, checksums, config.shard, features)
     train = sum(i.split == "train" for i in dataset.instances)
     facts = {
         "keypoint_names": {c: list(names) for c, names in dataset.keypoint_names.items()},
@@ -132,7 +135,7 @@ def _prepare(context: Context) -> _Job:
             f"and {len(dataset.instances) - train} validation instances",
         },
     }
-    return _Job(dataset, weights, features, stage, plan, shards, facts)
+    return _Job(dataset, weights, features, stage, plan, shards, checksums, facts)
 
 
 def _stamp(main: Sequence[Feature], weights: Weights | None) -> str:
@@ -145,18 +148,26 @@ def _stamp(main: Sequence[Feature], weights: Weights | None) -> str:
 
 
 def _store_of(context: Context) -> str:
-    return context.config.compute.store or OWN_STORE
+    """Where the run's tables are: a name inside the run folder, an absolute path, or a URI."""
+    store = context.config.compute.store
+    if not store or "://" in store or os.path.isabs(store):
+        return store or OWN_STORE
+    if inside_ray_job():
+        raise DistcorrError(
+            f"The store {store} is relative, and would vanish with the cluster of this Ray job.",
+            "give an absolute path on shared storage or a URI: --store s3://bucket/features",
+        )
+    return os.path.abspath(store)
 
 
 def _plan(
-    dataset: Dataset, size: int, features: dict[str, list[Feature]]
+    dataset: Dataset, checksums: dict[str, str], size: int, features: dict[str, list[Feature]]
 ) -> tuple[list[Shard], dict[str, str]]:
     """Shards of instances, then of photographs; and the stem of each instance's shard.
 
-    No shard spans categories or splits, so that a run of one category finds its shards in a store
-    that a run of all has filled.
+    No shard spans categories or splits, so that a run of one category finds its instances' shards
+    in a store that a run of all has filled (and its photographs', where each shows one category).
     """
-    checksums = _checksums(dataset)
     plan: list[Shard] = []
     stems: dict[str, str] = {}
     made = {kind: digest([f.folder for f in found]) for kind, found in features.items()}
@@ -199,20 +210,12 @@ def _keypoints(instance: Instance, dataset: Dataset) -> list[Any]:
 
 
 def _checksums(dataset: Dataset) -> dict[str, str]:
-    """sha256 of every photograph; a word for one that is not there or not ours to read."""
+    """What every photograph holds."""
     folder = Folder(dataset.root)
-
-    def checksum(image: str) -> str:
-        try:
-            return hashlib.sha256(folder.read(image)).hexdigest()
-        except FileNotFoundError:
-            return "missing"
-        except DistcorrError:
-            return "not readable"
 
     images = sorted({i.image for i in dataset.instances})
     with ThreadPoolExecutor(_READERS) as pool:
-        return dict(zip(images, pool.map(checksum, images), strict=True))
+        return dict(zip(images, pool.map(partial(checksum, folder), images), strict=True))
 
 
 def _refuse_other_store(context: Context, job: _Job) -> None:
@@ -261,7 +264,11 @@ class _Actor:
     def __init__(self, make: _Make, weights: Any) -> None:
         import ray
 
-        self._build = make(ray.get(weights))
+        try:
+            self._build: Callable[[Shard], Any] = make(ray.get(weights))
+        except Exception as error:
+            # Raised by each shard instead: what a constructor raises, Ray tells in its own way.
+            self._build = partial(_fail, error)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
         outcomes = []
@@ -270,6 +277,10 @@ class _Actor:
             shard = Shard(**(fields | {"items": tuple(fields["items"])}))
             outcomes.append(json.dumps(asdict(attempt(self._build, shard, (shard,)))))
         return {"outcome": outcomes}
+
+
+def _fail(error: Exception, _: Shard) -> None:
+    raise error
 
 
 def _work_on_ray(

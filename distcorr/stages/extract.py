@@ -12,6 +12,7 @@ import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -59,6 +60,7 @@ class BuildShard:
         _require_same(features, self._wanted)
         self._instances = {i.id: i for i in features.instances}
         self._keypoint_names = features.keypoint_names
+        self._checksums = features.checksums
         self._of_photograph: dict[str, list[Instance]] = defaultdict(list)
         for instance in features.instances:
             self._of_photograph[instance.image].append(instance)
@@ -82,11 +84,12 @@ class BuildShard:
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always", SmallerBatchWarning)
                 made = make(shard, missing)
-            notes = [str(w.message) for w in caught]
+            notes = [f"{w.message}; the last bits may differ" for w in caught]
+            made_with = self._made_with | ({"note": notes[0]} if notes else {})
             for rows in made:
                 feature = rows.wanted.feature
                 entries[feature.folder] = self._store.add(
-                    feature, shard.stem, rows.table(), rows.dead, self._made_with
+                    feature, shard.stem, rows.table(), rows.dead, made_with
                 )
         found = {folder: entry for folder, entry in entries.items() if entry is not None}
         mark_done(self._stage, shard, found)
@@ -109,7 +112,7 @@ class BuildShard:
         dead: list[DeadLetter] = []
 
         def cut(members: list[Instance]) -> list[list[Images] | str]:
-            return crops(self._photographs, members, sides)
+            return crops(self._photographs, members, self._checksums[members[0].image], sides)
 
         instances = [self._instances[i] for i in shard.items]
         # Instances of one photograph stand together, so each file is decoded once.
@@ -140,8 +143,9 @@ class BuildShard:
         photographs: list[tuple[Scene, Images]] = []
 
         def see(place_and_image: tuple[int, str]) -> tuple[Scene, Images] | str:
+            place, image = place_and_image
             longest = self._config.features.photo_side
-            return seen(self._photographs, *place_and_image, longest)
+            return seen(self._photographs, place, image, self._checksums[image], longest)
 
         for image, found in zip(
             shard.items, ahead(self._readers, see, list(enumerate(shard.items))), strict=True
@@ -249,8 +253,12 @@ def kind_of(wanted: Wanted) -> str:
 def mark_done(stage: StageFolder, shard: Shard, entries: Mapping[str, Entry]) -> None:
     """Write a shard's marker from the entries of its parts."""
     files = {f"{folder}/{shard.part}": Written(e.sha256, e.bytes) for folder, e in entries.items()}
-    dead = dict.fromkeys(letter for entry in entries.values() for letter in entry.dead)
-    stage.mark_done(shard, files, sum(e.rows for e in entries.values()), tuple(dead))
+    lacking: dict[DeadLetter, list[str]] = defaultdict(list)
+    for folder, entry in entries.items():
+        for letter in entry.dead:
+            lacking[letter].append(folder)
+    dead = [replace(letter, tables=tuple(tables)) for letter, tables in lacking.items()]
+    stage.mark_done(shard, files, sum(e.rows for e in entries.values()), dead)
 
 
 def _by_source(wanted: Sequence[Wanted]) -> Iterable[tuple[tuple[Source, int], list[Wanted]]]:
@@ -266,6 +274,8 @@ def _taps(wanted: Iterable[Wanted]) -> tuple[str, ...]:
 
 
 def _fits(w: Wanted, height: int, width: int) -> bool:
+    if isinstance(w.source, Sift) and w.feature.kind == "points":
+        return True  # at exact locations, without cells
     try:
         return bool(w.source.geometry(w.tap, height) and w.source.geometry(w.tap, width))
     except DistcorrError:
@@ -274,7 +284,8 @@ def _fits(w: Wanted, height: int, width: int) -> bool:
 
 def _too_small(w: Wanted, scene: Scene, height: int, width: int) -> DeadLetter:
     at = f"a photograph, seen at {width} x {height} px, is too small for"
-    return DeadLetter(scene.image, scene.image, f"{at} {w.feature.layer} of {w.source.name}")
+    message = f"{at} {w.feature.layer} of {w.source.name}"
+    return DeadLetter(scene.image, scene.image, message, broken=False)
 
 
 def _nearest(

@@ -10,7 +10,7 @@ from typing import Any
 from distcorr.algorithms import extractors, plugins
 from distcorr.algorithms.sift import Sift
 from distcorr.algorithms.sources import Source, Sources, is_extractor
-from distcorr.config import Config, FeaturesConfig
+from distcorr.config import Config, FeaturesConfig, digest
 from distcorr.data.store import OF_INSTANCES, Feature
 from distcorr.data.weights import Weights, load_weights
 from distcorr.errors import DistcorrError
@@ -104,7 +104,14 @@ def wishes(config: Config, weights: Weights | None, device: str = "cpu") -> Wish
     if features.control != "none":
         label += " SHUFFLED (control)"
     side = source.input_size
-    found = [_wanted(*each, sources, side, config, label) for each in dict.fromkeys(asked)]
+    # By what it is and not by what it was called: an extractor has a long and a short name.
+    distinct: dict[tuple[str, Source, str], str] = {}
+    for kind, layer in asked:
+        distinct.setdefault((kind, *sources.find(layer)), layer)
+    found = [
+        _wanted(kind, layer, sources, side, config, label)
+        for (kind, _, _), layer in distinct.items()
+    ]
     twice = [n for n, count in Counter(w.feature.name for w in found).items() if count > 1]
     if twice:
         raise DistcorrError(
@@ -129,7 +136,8 @@ def _sources(config: Config, weights: Weights | None, device: str) -> Sources:
                 f"{_own_extractor(features)} keeps its own.",
                 "leave features.control out, or write a second extractor with shuffled weights",
             )
-        return Sources(plugins.load(_own_extractor(features), device), device)
+        name = _own_extractor(features)
+        return Sources(plugins.load(name, device), device, known_as=name)
     arrays = weights.arrays
     made: dict[str, Any] = {"weights_sha256": weights.sha256}
     if features.control == "shuffled-weights":
@@ -157,18 +165,32 @@ def _wanted(
             f"wants {LARGE} px.",
             "leave it out: --set 'features.grids500=[]'",
         )
-    made: dict[str, Any] = {"version": VERSION, "side": side, **source.identity(tap)}
     if kind != "vectors":
-        geometry = source.geometry(tap, side or 8 * source.input_size)  # refuses fc7
-        if kind != "points":
-            made["cells"] = [geometry.stride, geometry.offset, geometry.cells]
+        source.geometry(tap, side or 8 * source.input_size)  # refuses fc7
+    made: dict[str, Any] = {"version": VERSION, "side": side, "source": source.identity(tap)}
     if not is_sift:
         made["batch"] = config.features.batch  # the last bits of a product may depend on it
+    elif (
+        kind != "points"
+    ):  # these are at exact locations, the others at the cells of another source
+        made["lattice"] = _lattice(source, tap, side, config.features.photo_side)
     if kind not in OF_INSTANCES:
         made["photo_side"] = config.features.photo_side
     if kind == "cells" and config.features.cells_per_photo:
         made |= {"sample": config.features.cells_per_photo, "seed": config.seed}
     return Wanted(Feature(kind, _slug(tap), made, whose), source, tap, side)
+
+
+def _lattice(source: Source, tap: str, side: int, longest: int) -> list[Any]:
+    """Where the cells lie, for every size that can occur."""
+    found: list[Any] = []
+    for size in [side] if side else range(1, longest + 1):
+        try:
+            geometry = source.geometry(tap, size)
+            found.append([geometry.stride, geometry.offset, geometry.cells])
+        except DistcorrError:
+            found.append(None)  # too small
+    return [digest(found)[:16]]
 
 
 def _slug(tap: str) -> str:

@@ -57,11 +57,11 @@ class Scene:
 
 
 def crops(
-    folder: Folder, members: Sequence[Instance], sides: Sequence[int]
+    folder: Folder, members: Sequence[Instance], sha256: str, sides: Sequence[int]
 ) -> list[list[Images] | str]:
     """The boxes of one photograph at every side, or why there are none."""
     try:
-        photograph = read_image(folder, members[0].image)
+        photograph = read_image(folder, members[0].image, sha256)
     except DistcorrError as error:
         # Not an OSError: when storage does not answer, the shard fails and is tried again.
         return [describe(error)] * len(members)
@@ -74,10 +74,12 @@ def crops(
     return found
 
 
-def seen(folder: Folder, place: int, image: str, longest: int) -> tuple[Scene, Images] | str:
+def seen(
+    folder: Folder, place: int, image: str, sha256: str, longest: int
+) -> tuple[Scene, Images] | str:
     """A photograph, reduced if it is too long, or why there is none."""
     try:
-        photograph = read_image(folder, image)
+        photograph = read_image(folder, image, sha256)
     except DistcorrError as error:
         return describe(error)
     height, width = photograph.shape[:2]

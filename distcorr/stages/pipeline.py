@@ -7,6 +7,7 @@ import importlib.metadata
 import json
 import platform
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple, Protocol
@@ -275,8 +276,9 @@ def run_shards(
     context.progress.finish(summary)
     if done["dead"]:
         letters = stage.dead_letters()
+        count = len({letter.id for letter in letters})
         context.progress.warn(
-            f"{len(letters)} item(s) were left out of {stage.name}, for example {letters[0].file}: "
+            f"{count} item(s) were left out of {stage.name}, for example {letters[0].file}: "
             f"{letters[0].error} (all of them: distcorr status -v -r {context.run})"
         )
     return summary
@@ -288,12 +290,15 @@ def refuse_too_many_dead(stage: StageFolder, plan: Sequence[Shard]) -> None:
     Raises:
         DistcorrError: more than ``MAX_DEAD`` items and ``MAX_DEAD_SHARE`` of all were left out.
     """
-    dead, items = stage.dead_letters(), sum(len(shard.items) for shard in plan)
-    if len(dead) > max(MAX_DEAD, MAX_DEAD_SHARE * items):
+    items = sum(len(shard.items) for shard in plan)
+    letters = [letter for letter in stage.dead_letters() if letter.broken]
+    if len({letter.id for letter in letters}) > max(MAX_DEAD, MAX_DEAD_SHARE * items):
+        causes = Counter(letter.error for letter in letters).most_common(2)
         raise DistcorrError(
-            f"{len(dead)} of {items} items of {stage.name} could not be read, too many for the "
-            f"numbers to mean anything; the first: {dead[0].error}",
-            "distcorr status -v names them; mend the files and run the same command again",
+            f"{len({letter.id for letter in letters})} of {items} items of {stage.name} could not "
+            "be processed, too many for the numbers to mean anything: "
+            + "; ".join(f"{error} ({count} times)" for error, count in causes),
+            "distcorr status -v names them all; mend what is broken and run the same command again",
             PARTIAL,
         )
 

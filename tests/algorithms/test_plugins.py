@@ -1,10 +1,16 @@
 """The user's own extractors: loading, the contract, identity, and what the check finds."""
 
+import functools
 import importlib.metadata
 import itertools
+import json
+import os
 import re
+import subprocess
 import sys
 import textwrap
+import threading
+import types
 
 import numpy as np
 import pytest
@@ -12,12 +18,14 @@ import torch
 from torch import nn
 
 from distcorr.algorithms import plugins
+from distcorr.algorithms.batches import SmallerBatchWarning, in_batches
 from distcorr.algorithms.effective import pink_noise
 from distcorr.algorithms.extractor_check import check_extractor
 from distcorr.algorithms.extractors import build
 from distcorr.algorithms.plugins import Plugin, load
 from distcorr.data.weights import load_weights
 from distcorr.errors import DistcorrError
+from distcorr.report import catalogue
 from distcorr.types import Geometry
 
 GEOMETRY = Geometry(64, 4, 1.5, 4, 16)
@@ -167,6 +175,80 @@ def test_another_import_error_is_told(write):
         load(f"{write('from math import nothing')}:X")
 
 
+@pytest.mark.parametrize(
+    ("source", "target", "message"),
+    [
+        ("def f(:", "f", r"SyntaxError: invalid syntax \({}.py:1\)"),
+        ("x = 1\0", "x", "(SyntaxError|ValueError): source code string cannot contain null bytes"),
+        ("\n1 / 0", "f", r"ZeroDivisionError: division by zero \({}.py:2\)"),
+        ("raise SystemExit(3)", "f", r"SystemExit: 3 \({}.py:1\)"),
+        ("def f():\n  raise ValueError('one\\ntwo')", "f", r"ValueError: one \({}.py:2\)"),
+        (
+            "import json\ndef f():\n  json.loads('')",
+            "f",
+            r"JSONDecodeError: Expecting value.*\({}.py:3\)",
+        ),
+        (
+            "class F:\n  @property\n  def geometry(self):\n    raise KeyError('k')",
+            "F",
+            r"KeyError: 'k' \({}.py:4\)",
+        ),
+        ("class F:\n  geometry = channels = 1\n  name = 1 / 1", "F", "geometry must be a distcorr"),
+    ],
+)
+def test_broken_files_are_told_with_the_line(write, source, target, message):
+    name = write(source)
+    with pytest.raises(DistcorrError, match=message.replace("{}", name)) as error:
+        load(f"{name}:{target}")
+    if "geometry must" not in message:
+        assert error.value.message.startswith(f"{name}:{target}: ")
+        assert error.value.hint == f"mend it there; distcorr features {name}:{target} checks it"
+
+
+@pytest.mark.parametrize("name", [":X", ".good:X", "good:", "a..b:X", "a:b..c"])
+def test_odd_names(name):
+    with pytest.raises(DistcorrError, match="must be named module:attribute, got"):
+        load(name)
+    with pytest.raises(DistcorrError, match="how it is called cannot be told"):
+        load("builtins:dict")
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, MemoryError, torch.OutOfMemoryError])
+def test_interrupts_and_lack_of_memory_pass_as_they_are(stop):
+    def fail(maps):
+        raise stop("x")
+
+    with pytest.raises(stop):
+        Plugin(Blocks(change=fail), "x")(pink_noise(1, 64), ["x"])
+
+
+def test_a_batch_that_the_allocator_refuses_is_halved():
+    def fail(maps):
+        if len(maps) > 1:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+        return maps
+
+    plugin, images = Plugin(Blocks(change=fail), "x"), pink_noise(2, 64)
+    with pytest.raises(RuntimeError, match="can't allocate"):
+        plugin(images, ["x"])
+    with pytest.warns(SmallerBatchWarning):
+        assert len(in_batches(plugin, images, ["x"], 1)["x"]) == 2
+
+
+@pytest.mark.parametrize("good", [0, 1, 2, 5])
+def test_a_call_that_fails_is_a_problem(good):
+    calls = itertools.count()
+
+    def fail(maps):
+        if next(calls) >= good:
+            raise RuntimeError("oh\nno")
+        return maps
+
+    (problem,) = check_extractor(Blocks(change=fail))
+    assert problem.startswith("extractor: RuntimeError: oh (")
+    assert re.search(r"test_plugins\.py:\d+\)$", problem)
+
+
 # -- the contract ---------------------------------------------------------------------------
 
 
@@ -177,12 +259,24 @@ def test_another_import_error_is_told(write):
         ({"channels": "3"}, "channels must be a positive int, got '3'"),
         ({"geometry": (64, 4, 1.5, 4, 16)}, "geometry must be a distcorr.types.Geometry"),
         ({"geometry": GEOMETRY._replace(cells=0)}, "geometry must be positive"),
+        ({"geometry": GEOMETRY._replace(input_size=64.0)}, "geometry must be of ints"),
+        ({"geometry": GEOMETRY._replace(cells=True)}, "geometry must be of ints"),
+        ({"geometry": GEOMETRY._replace(offset=np.nan)}, "geometry must be of finite numbers"),
+        ({"geometry": GEOMETRY._replace(offset="1")}, "geometry must be of finite numbers"),
+        ({"channels": True}, "channels must be a positive int, got True"),
     ],
 )
 def test_attributes_are_checked(options, message):
     with pytest.raises(DistcorrError, match=message):
         Plugin(Blocks(**options), "x")
     assert message in check_extractor(Blocks(**options))[0]
+    assert "help(" not in check_extractor(Blocks(**options))[0]  # the command line says that
+
+
+def test_numbers_of_numpy_will_do():
+    geometry = Geometry(np.int64(64), np.int32(4), np.float32(1.5), np.int64(4), np.int64(16))
+    plugin = Plugin(Blocks(geometry, np.int64(3)), "x")
+    assert json.loads(json.dumps(plugin.identity("x")))["geometry"] == list(GEOMETRY)
 
 
 @pytest.mark.parametrize(
@@ -246,13 +340,18 @@ def test_identity_is_by_content(write):
     name = write()
     first = load(f"{name}:Blocks").identity("Blocks")
     assert first == load(f"{name}:Blocks", "cuda").identity("Blocks")  # not where it runs
-    assert first == load(f"{write()}:Blocks").identity("Blocks")  # not what the file is called
     assert first["geometry"] == [64, 4, 1.5, 4, 16]
 
-    edited = load(f"{write(MINE.replace('axis=(2, 4)', 'axis=(2,  4)'))}:Blocks").identity("Blocks")
+    elsewhere = load(f"{write()}:Blocks").identity("Blocks")
+    assert elsewhere["source"] == first["source"]
+    assert elsewhere["factory"] != first["factory"]
+
+    write(MINE.replace("axis=(2, 4)", "axis=(2,  4)"), name)
+    edited = load(f"{name}:Blocks").identity("Blocks")
     assert edited["source"] != first["source"]
     assert edited["arrays"] == first["arrays"]
 
+    write(name=name)
     plugin = load(f"{name}:Blocks")
     plugin._extractor.net.bias[0] += 1e-6
     changed = plugin.identity("Blocks")
@@ -293,6 +392,130 @@ def test_an_extractor_may_be_a_module_with_more_than_its_state():
 
     first, second = (Plugin(Net(value), "x").identity("x") for value in (1, 2))
     assert first["arrays"] != second["arrays"]
+
+
+def arrays_of(held):
+    blocks = Blocks()
+    blocks.held = held
+    return Plugin(blocks, "x").identity("x")["arrays"]
+
+
+class Slotted:
+    __slots__ = ("__private", "public")
+
+    def __init__(self, private, public):
+        self.__private, self.public = private, public
+
+
+class Buffered(nn.Module):
+    def __init__(self, value):
+        super().__init__()
+        self.register_buffer("unsaved", torch.full((2,), value), persistent=False)
+
+
+def conv(stride, net=nn.Conv2d):
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Sequential(net(1, 1, 3, stride=stride)))
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (1, 2),
+        (1, 1.0),
+        (1, True),
+        (0, None),
+        ("a", "b"),
+        ("a", b"a"),
+        ({1, 2}, {1, 3}),
+        ({"a": 1, "b": 1}, {"a": 1, "c": 1}),
+        ({1: 0}, {"1": 0}),
+        ([1, [2]], [1, [3]]),
+        (Slotted(1, 0), Slotted(2, 0)),
+        (Slotted(0, 1), Slotted(0, 2)),
+        (types.SimpleNamespace(a=1), types.SimpleNamespace(a=2)),
+        (np.float32(1), np.float32(2)),
+        (torch.float16, torch.float32),
+        (np.array(["a", None], object), np.array(["b", None], object)),
+        (np.sin, np.cos),
+        (functools.partial(max, 1), functools.partial(min, 1)),
+        (conv(1), conv(2)),
+        (nn.ReLU(), nn.GELU()),
+        (Buffered(1.0), Buffered(2.0)),
+    ],
+    ids=str,
+)
+def test_whatever_it_holds_is_part_of_the_identity(one, other):
+    assert arrays_of(one) != arrays_of(other)
+    assert arrays_of(one) == arrays_of(one)
+
+
+def test_neither_order_nor_device_nor_mode_nor_cycles_matter():
+    assert arrays_of({"a": 1, "b": 2}) == arrays_of({"b": 2, "a": 1})
+    assert arrays_of(["cpu", torch.device("cpu")]) == arrays_of(["cuda:1", torch.device("cuda", 0)])
+    assert arrays_of(conv(1).train()) == arrays_of(conv(1).eval())
+    ring = [1]
+    ring.append(ring)
+    assert arrays_of(ring) != arrays_of([1])
+    assert arrays_of(threading.Lock()) == arrays_of(threading.Lock())  # opaque, without address
+    assert arrays_of(object()) == arrays_of(object())
+
+
+def test_factories_of_one_class_differ(write):
+    name = write(MINE + "\n    def low():\n        return Blocks()\n    high = lambda: Blocks()\n")
+    low, high = (load(f"{name}:{of}")._extractor for of in ("low", "high"))
+    low.name = high.name = "same"
+    assert Plugin(low, "x", f"{name}:low").identity("same") != Plugin(
+        high, "x", f"{name}:high"
+    ).identity("same")
+
+
+def test_identity_is_the_same_in_every_process(write):
+    source = MINE.replace(
+        "self.device = device",
+        "self.device, self.held = device, [{'b', 'a', 'c'}, {len: 1, str: 2}, lambda: {'x', 'y'}]",
+    )
+    code = (
+        "from distcorr.algorithms.plugins import load; import sys; "
+        "print(load(sys.argv[1]).identity('Blocks'))"
+    )
+    name = f"{write(source)}:Blocks"
+    expected = str(load(name).identity("Blocks"))
+    for seed in "12":
+        told = subprocess.run(
+            [sys.executable, "-c", code, name],
+            env=os.environ | {"PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert told.stdout.strip() == expected
+
+
+SEED = "torch.manual_seed(0)"
+FINGERPRINT = "fingerprint = 'v1'; channels = 3"
+
+
+@pytest.mark.parametrize("channels", ["channels = 3", FINGERPRINT])
+def test_weights_without_a_seed_are_noticed(write, channels):
+    seeded = MINE.replace("channels = 3", channels)
+    assert catalogue.problems(f"{write(seeded)}:Blocks") == []
+    problems = catalogue.problems(f"{write(seeded.replace(SEED, 'pass'))}:Blocks")
+    assert problems == ["its weights differ each time it is made: seed what it draws at random"]
+    assert catalogue.problems("") == catalogue.problems("caffenet") == []
+
+
+def test_only_what_was_measured_is_said_to_be():
+    assert not any("effective" in note for note in catalogue.notes("sift", True))
+    assert any("effective:" in note for note in catalogue.notes("caffenet", True))
+    assert not any("effective:" in note for note in catalogue.notes("caffenet", False))
+
+
+def test_a_fingerprint_that_fails_is_told():
+    blocks = Blocks()
+    blocks.fingerprint = lambda: 1 / 0
+    with pytest.raises(DistcorrError, match=r"x: ZeroDivisionError: .*test_plugins.py:\d+"):
+        Plugin(blocks, "x").identity("x")
 
 
 def test_a_fingerprint_is_taken_at_its_word():

@@ -24,6 +24,7 @@ FACTS = {
     "tables": {f.name: f.folder for f in (CONV4, POINTS)} | {"vectors/fc7": "vectors-fc7-0"},
     "stamp": {"weights": "w", "data": "d"},
 }
+SHAS = {"p.jpg": "abc"}
 SHARDS = {"i0": "s0", "i1": "s0", "i2": "s1", "i3": "s1"}
 
 
@@ -37,7 +38,7 @@ def instance(k: int) -> Instance:
 def store(tmp_path: Path) -> FeatureStore:
     stage = Run(str(tmp_path)).stage("build-db", "k", "store")
     dataset = Dataset("d", "", tuple(instance(k) for k in range(4)), NAMES)
-    FeatureStore.write_instances(stage, datasets.to_table(dataset), SHARDS, FACTS)
+    FeatureStore.write_instances(stage, datasets.to_table(dataset), SHARDS, SHAS, FACTS)
     plan = [
         Shard(0, "x", ("i0", "i1"), "instances", "s0"),
         Shard(1, "x", ("i2", "i3"), "instances", "s1"),
@@ -78,6 +79,7 @@ def test_features_come_in_the_order_asked_for_without_the_dead(store: FeatureSto
 
 def test_a_photograph_too_small_for_a_layer_costs_no_instance(store: FeatureStore) -> None:
     assert store.dead == {"i2"}
+    assert store.checksums == {"p.jpg": "abc"}
 
 
 def test_rows_of_photographs_come_part_by_part(store: FeatureStore) -> None:
@@ -103,10 +105,13 @@ def test_the_instance_table_is_written_only_when_it_changes(store: FeatureStore)
     path = Path(stage.folder.uri) / "instances.parquet"
     before = path.stat().st_mtime_ns
     dataset = Dataset("d", "", tuple(instance(k) for k in range(4)), NAMES)
-    FeatureStore.write_instances(stage, datasets.to_table(dataset), SHARDS, FACTS)
+    FeatureStore.write_instances(stage, datasets.to_table(dataset), SHARDS, SHAS, FACTS)
     assert path.stat().st_mtime_ns == before
-    FeatureStore.write_instances(stage, datasets.to_table(dataset), SHARDS | {"i0": "s7"}, FACTS)
+    FeatureStore.write_instances(
+        stage, datasets.to_table(dataset), SHARDS | {"i0": "s7"}, SHAS, FACTS
+    )
     assert path.stat().st_mtime_ns != before
+    assert stage.done() is None  # until its shards agree with the table
 
 
 def test_the_fingerprint_is_of_the_annotations_not_of_the_place() -> None:

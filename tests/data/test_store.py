@@ -18,6 +18,7 @@ import pytest
 from distcorr.data.run import DeadLetter
 from distcorr.data.storage import Folder
 from distcorr.data.store import Feature, TableStore, feature_table, read_values
+from distcorr.errors import DistcorrError
 from distcorr.types import Geometry
 
 GEOMETRY = Geometry(input_size=227, stride=16, offset=17.0, rf=131, cells=3)
@@ -140,39 +141,57 @@ def test_a_whole_store_has_no_problems(store: TableStore) -> None:
 def test_verify_finds_every_kind_of_problem(store: TableStore) -> None:
     folder = folder_of(store)
     table = feature_table(CONV4, IDS, VALUES, GEOMETRY)
-    for stem in ("flipped", "cut", "unfinished", "lost", "words"):
+    flipped, cut, unfinished, lost, words = (letter * 20 for letter in "fcabe")
+    for stem in (flipped, cut, unfinished, lost, words):
         store.add(CONV4, stem, table, [], {})
-    content = bytearray((folder / "flipped.parquet").read_bytes())
+    content = bytearray((folder / f"{flipped}.parquet").read_bytes())
     content[100] ^= 1
-    (folder / "flipped.parquet").write_bytes(content)
-    os.truncate(folder / "cut.parquet", 50)
-    (folder / "unfinished.json").unlink()
-    (folder / "lost.parquet").unlink()
-    (folder / "words.json").write_text("no JSON")
-    (folder / ".s9.parquet.1234.tmp").write_bytes(b"half")
+    (folder / f"{flipped}.parquet").write_bytes(content)
+    os.truncate(folder / f"{cut}.parquet", 50)
+    (folder / f"{unfinished}.json").unlink()
+    (folder / f"{lost}.parquet").unlink()
+    (folder / f"{words}.json").write_text("no JSON")
+    half = f".{lost}.parquet.1234abcd.tmp"
+    (folder / half).write_bytes(b"half")
     (folder / "notes.txt").write_text("mine")
     (folder.parent / "readme.txt").write_text("mine")
-    (folder.parent / "holiday").mkdir()
-    (folder.parent / "holiday" / "a.jpg").write_bytes(b"x")
+    (folder.parent / "holiday" / "in").mkdir(parents=True)
+    (folder.parent / "holiday" / "in" / "a.jpg").write_bytes(b"x")
     other = Feature("grids", "conv5", {})
     store.describe(other)
     (folder.parent / other.folder / "feature.json").write_text(json.dumps(vars(CONV4)))
     found = problems(store)
     wanted = {
-        "flipped.parquet": "checksum",
-        "cut.parquet": "has 50 bytes instead of",
-        "unfinished.parquet": "no entry",
-        "lost.json": "names a file that is not there",
-        "words.json": "damaged",
-        "words.parquet": "no entry",
-        ".s9.parquet.1234.tmp": "no part of a store",
+        f"{flipped}.parquet": "checksum",
+        f"{cut}.parquet": "has 50 bytes instead of",
+        f"{unfinished}.parquet": "no entry",
+        f"{lost}.json": "names a file that is not there",
+        f"{words}.json": "damaged",
+        f"{words}.parquet": "no entry",
+        half: "no part of a store",
         "notes.txt": "no part of a store",
         "readme.txt": "no part of a store",
-        "a.jpg": "without feature.json",
+        "a.jpg": "no part of a store",
         "feature.json": "describes another feature",
     }
     assert sorted(found) == sorted(wanted)
     assert {n: w for n, w in wanted.items() if w not in found[n]} == {}
+    kept = {p.file.rpartition("/")[2] for _, all_ in store.verify() for p in all_ if not p.ours}
+    assert kept == {"notes.txt", "readme.txt", "a.jpg"}  # what nobody's store has written
+
+
+def test_what_is_no_store_is_not_verified(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(DistcorrError, match="is no feature store"):
+        list(TableStore(Folder(tmp_path)).verify())
+
+
+def test_a_lost_description_costs_nothing(store: TableStore) -> None:
+    (folder_of(store) / "feature.json").unlink()
+    (problem,) = [p for _, found in store.verify() for p in found]
+    assert (problem.what, problem.ours) == ("is missing", False)
+    store.describe(CONV4)
+    assert problems(store) == {}
 
 
 def test_equal_tables_are_equal_bytes(store: TableStore) -> None:

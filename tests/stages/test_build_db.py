@@ -446,3 +446,137 @@ def test_a_full_disk_leaves_nothing_half_written(
 def test_the_manifest_says_where_the_store_is(everything: Path) -> None:
     manifest = json.loads((everything / "manifest.json").read_text())
     assert manifest["stages"]["build-db"]["store"] == "store"
+
+
+# -- a store serves nothing that was made differently ------------------------------------------
+
+
+def folders(settings: list[str]) -> dict[str, str]:
+    """Name of every table -> its folder, without making any."""
+    from distcorr.stages.features import load_network, wishes
+
+    config = toy_config(settings)
+    found = wishes(config, load_network(config.features)).wanted
+    return {w.feature.name: w.feature.folder for w in found}
+
+
+def test_what_changes_values_changes_the_folder(
+    toy_settings: Settings, alexnet: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = toy_settings(
+        "features.network=alexnet",
+        f'features.weights="{alexnet}"',
+        'features.grids=["sift20", "conv3"]',
+        'features.points=["conv4", "sift20"]',
+        'features.cells=["conv4", "sift20"]',
+        "features.vector=sift20",
+    )
+    before = folders(base)
+
+    def changed(*more: str) -> set[str]:
+        after = folders([*base, *more])
+        return {name for name in before if after.get(name, "") != before[name]} - {"grids/conv4"}
+
+    networks = {name for name in before if "conv" in name} - {"grids/conv4"}
+    latticed = {"grids/sift20", "vectors/sift20", "cells/sift20"}
+    assert changed() == set()
+    assert changed("features.control=shuffled-weights") == networks
+    assert changed("features.precision=bfloat16") == networks
+    assert changed("features.batch=5") == networks
+    assert changed("features.conv=conv1") == latticed
+    # conv3 to conv5 lie alike wherever they have cells; pool5 does not.
+    assert changed("features.conv=conv5") == set()
+    assert changed("features.conv=pool5") == latticed
+    assert changed("features.photo_side=400") >= {"points/conv4", "points/sift20", "cells/sift20"}
+    assert changed("features.cells_per_photo=5") == {"cells/conv4", "cells/sift20"}
+    monkeypatch.setattr("distcorr.stages.features.VERSION", 99)
+    assert changed() == before.keys() - {"grids/conv4"}
+
+
+def test_a_photograph_that_changes_under_way_fails_its_shard(
+    tmp_path: Path, toy_settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from distcorr.stages import build_db
+
+    settings = toy_settings(INLINE, *FEW)
+    checksum = build_db.checksum
+
+    def planned(folder: Folder, name: str) -> str:
+        found = checksum(folder, name)
+        return found[::-1]
+
+    with monkeypatch.context() as patched:
+        patched.setattr(build_db, "checksum", planned)
+        with pytest.raises(DistcorrError, match="not what it was when the work was planned") as e:
+            build(tmp_path / "run", settings)
+    assert e.value.exit_code == 4
+    build(tmp_path / "run", settings)
+    assert opened(tmp_path / "run").dead == frozenset()
+
+
+def test_a_broken_extra_layer_changes_no_result(here: Path, toy_settings: Settings) -> None:
+    """What section 3 reads decides who takes part in it."""
+    from distcorr.report import tables
+
+    (here / "my_broken.py").write_text(BROKEN.format(every=9))
+    settings = toy_settings(INLINE, "features.batch=1000")
+    run_all(here / "run", settings)
+    rows = tables.build(Run(str(here / "run"))).rows
+    more = run_all(here / "run", [*settings, "features.grids=my_broken:Broken"])
+    assert more["build-db"].dead > 0
+    assert [more[stage].computed for stage in ("neighbors", "transfer")] == [0, 0]
+    assert tables.build(Run(str(here / "run"))).rows == rows
+
+
+def test_small_photographs_are_not_broken_ones(
+    tmp_path: Path, toy_settings: Settings, alexnet: Path
+) -> None:
+    """All of them too small for the network: SIFT is there, and nothing is refused."""
+    build(
+        tmp_path,
+        toy_settings(
+            INLINE,
+            "features.network=alexnet",
+            f'features.weights="{alexnet}"',
+            'features.points=["conv4", "sift20"]',
+            "features.cells=conv4",
+            "features.grids500=[]",
+            "features.photo_side=20",
+        ),
+    )
+    store = opened(tmp_path)
+    assert rows_of(store, "points/conv4")[0].num_rows == 0
+    assert rows_of(store, "points/sift20")[0].num_rows == sum(
+        int(i.visible.sum()) for i in store.instances
+    )
+
+
+def test_a_worker_that_cannot_start_says_why(
+    here: Path, toy_settings: Settings, ray_local: None
+) -> None:
+    """This Ray was started elsewhere, so that its workers do not see the user's file."""
+    (here / "my_broken.py").write_text(BROKEN.format(every=99))
+    with pytest.raises(DistcorrError, match="shards of build-db failed: There is no module") as e:
+        build(here / "run", toy_settings("features.conv=my_broken:Broken"))
+    assert e.value.exit_code == 4
+
+
+def test_an_extractor_that_differs_from_process_to_process_is_refused(
+    here: Path, toy_settings: Settings
+) -> None:
+    init = "    def __init__(self):\n        self.own = np.random.default_rng().random()\n\n"
+    (here / "my_broken.py").write_text(
+        BROKEN.format(every=99).replace("    def __call__", init + "    def __call__")
+    )
+    with pytest.raises(DistcorrError, match="not the same here as in the process that planned"):
+        build(here / "run", toy_settings(INLINE, "features.conv=my_broken:Broken"))
+
+
+def test_a_store_is_where_the_user_stands(
+    here: Path, toy_settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build(here / "run", toy_settings(INLINE, *FEW, "compute.store=mine"))
+    assert any((here / "mine").glob("grids-*/*.parquet"))
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    with pytest.raises(DistcorrError, match="would vanish"):
+        build(here / "two", toy_settings(INLINE, *FEW, "compute.store=mine"))
