@@ -24,7 +24,7 @@ from tests.stages.namespace import run_alone
 Settings = Callable[..., list[str]]
 # Many small shards, and enough work in each that a kill finds some of them undone.
 SHARDS = [
-    "features.shard=1",
+    "features.shard=2",
     "features.batch=1",
     "dataset.toy_val=6",
     "flow.shard=1",
