@@ -79,7 +79,6 @@ def test_the_backbone_example_works_from_build_db_to_the_table(
 
     (row,) = json.loads(distcorr("features", "my_feats:Edges", "--json"))
     assert (row["channels"], row["stride"], row["rf"], row["cells"]) == (64, 8, 29, 28)
-    distcorr("features", "my_feats:Edges")  # fails where the contract is broken
     sets = toy_settings("features.conv=my_feats:Edges", 'features.points=["my_feats:Edges"]')
     options = [word for setting in sets for word in ("--set", setting)]
     report = json.loads(distcorr("run", "-p", "smoke", "-r", "runs/edges", "--json", *options))

@@ -48,10 +48,10 @@ def features_command(
     rows = catalogue.layers(name, weights) if name else catalogue.sources()
     if as_json:
         print(json.dumps(rows, indent=1))
-        return
-    print_rows(rows)
-    for note in catalogue.notes(name, bool(weights)):
-        terminal().say(note)
+    else:
+        print_rows(rows)
+        for note in catalogue.notes(name, bool(weights)):
+            terminal().say(note)
     if problems := catalogue.problems(name):
         raise DistcorrError(
             f"{name} does not keep its contract: {'; '.join(problems)}",
