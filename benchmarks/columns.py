@@ -2,9 +2,9 @@
 
     .venv/bin/python benchmarks/columns.py RUN CATEGORY
 
-RUN is a folder that ``distcorr build-db -p paper`` has filled. A check of the store, not Table 3: one
-C, 1 / mean squared norm. Prints accuracy on the validation photographs, per cent, and the share of
-the most frequent part.
+RUN is a folder that ``distcorr build-db -p paper`` has filled. A check of the store, not Table 3:
+one C, 1 / mean squared norm. Prints accuracy on the validation photographs, per cent, and the share
+of the most frequent part.
 """
 
 from __future__ import annotations
