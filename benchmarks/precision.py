@@ -46,8 +46,9 @@ def transfer(members: dict[str, Any], features: Features, geometry: Any) -> tupl
     hits: list[Any] = []
     side = geometry.input_size
     for number, target in enumerate(members["val"]):
-        chosen = [members["train"][n] for n in nearest[number]]
-        grids = [unit_norm(features["train"]["conv4"][n]) for n in nearest[number]]
+        ranked = [n for n in nearest[number] if n >= 0]  # -1 fills up where there are fewer than 25
+        chosen = [members["train"][n] for n in ranked]
+        grids = [unit_norm(features["train"]["conv4"][n]) for n in ranked]
         flows = align_many(unit_norm(features["val"]["conv4"][number]), grids, 3e-3)
         carried = [
             carry(to_square(other.keypoints, other.box, side), flow.displacement, geometry)
@@ -94,7 +95,10 @@ def main(run: str, path: str, *categories: str) -> None:
         ):
             nearest, pck = transfer(members, features, geometry)
             plain = nearest if plain is None else plain
-            common = [len({*a} & {*b}) / len(a) for a, b in zip(plain, nearest, strict=True)]
+            common = [
+                len({*a} & {*b} - {-1}) / max(1, len({*a} - {-1}))
+                for a, b in zip(plain, nearest, strict=True)
+            ]
             numbers = " ".join(f"{value:5.1f}" for value in pck)
             print(
                 f"{category:<10} {title:<18} {numbers}   {100 * np.mean(common):5.1f} % neighbours"

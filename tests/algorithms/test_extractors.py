@@ -19,14 +19,6 @@ CARS = {407, 436, 468, 479, 511, 575, 609, 627, 654, 656, 661, 717, 751, 817, 86
 BOTTLES = {440, 720, 737, 898, 901, 907, 966}
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def alexnet(photos):
     return build("alexnet", load_weights(str(photos / "weights/bvlc_alexnet_conv1-5.npz")).arrays)

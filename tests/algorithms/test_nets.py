@@ -22,14 +22,6 @@ SMALL = (
 )
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def arrays_of(layers, input_size=227, value=None, seed=0):
     """Random arrays of the right shapes, or all of one value with zero biases."""
     random = np.random.default_rng(seed)

@@ -50,14 +50,6 @@ MINE = """
 """
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture
 def write(tmp_path, monkeypatch):
     """Writes a module of a new name into the current folder; gives its name."""

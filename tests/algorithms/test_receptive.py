@@ -18,14 +18,6 @@ from distcorr.errors import DistcorrError
 from distcorr.types import Geometry
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def conv(kernel, stride=1, pad=0, dilation=1, channels=(3, 4)):
     torch.manual_seed(0)
     return nn.Conv2d(*channels, kernel, stride, pad, dilation).eval()

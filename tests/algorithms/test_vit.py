@@ -16,14 +16,6 @@ from distcorr.errors import DistcorrError
 from distcorr.types import Geometry
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 class SmallViT(nn.Module):
     """112 px, patches of 8 px, a class token and two registers, two layers; not trained."""
 
