@@ -24,11 +24,13 @@ check: setup  ## lint, formatting, types, layers
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: setup  ## ratios against named peers, alone on the machine; DISTCORR_DATA adds features
+bench: setup  ## ratios against named peers, alone on the machine; DISTCORR_DATA adds features and alignment
 	$(BIN)/python benchmarks/stages.py
 	$(BIN)/python benchmarks/sift.py
 ifdef DISTCORR_DATA
 	$(BIN)/python benchmarks/features.py $(DISTCORR_DATA)/data/voc-photos \
+		$(DISTCORR_DATA)/weights/bvlc_alexnet_conv1-5.npz
+	$(BIN)/python benchmarks/alignment.py $(DISTCORR_DATA)/data/voc-photos \
 		$(DISTCORR_DATA)/weights/bvlc_alexnet_conv1-5.npz
 endif
 

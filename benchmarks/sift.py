@@ -2,8 +2,9 @@
 
     .venv/bin/python benchmarks/sift.py
 
-Run it alone on the machine. Every line is "peer / ours" of the same descriptors in one process, the
-median of several rounds that alternate between the two. Peers that are not installed are left out:
+Run it alone on the machine. Every line is "ours / peer" of the same descriptors in one process (in
+parentheses how many times the peer takes), the median of several rounds that alternate between the
+two. Peers that are not installed are left out:
 VLFeat's C library (Debian: libvlfeat1) through ctypes, OpenCV, and kornia, whose descriptor is its
 own. With ``--golden FILE`` it writes VLFeat's own descriptors of a small picture, which the tests
 compare with.
@@ -15,17 +16,16 @@ import argparse
 import ctypes
 import ctypes.util
 import importlib
-import statistics
-import time
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
+from timing import compare, optional
 
 from distcorr.algorithms import sift
+from distcorr.stages.cluster import limit_threads
 
-ROUNDS = 9
 GOLDEN = {"plain": (4, 4, False), "odd": (7, 5, False), "smooth": (8, 8, True)}  # step, bin, smooth
 
 
@@ -92,32 +92,6 @@ def picture(height: int, width: int, seed: int) -> np.ndarray:
     return np.clip(128 + 25 * total, 0, 255).astype(np.uint8)
 
 
-def optional(make: Callable[[], Any]) -> Any:
-    """What ``make`` returns, or None where it is not installed."""
-    try:
-        return make()
-    except (ImportError, OSError) as error:
-        print(f"left out: {error}")
-        return None
-
-
-def compare(name: str, ours: Callable[[], object], peer: Callable[[], object], of: str) -> None:
-    """Print the median times of both and how many times the peer takes."""
-    ours(), peer()  # compile, warm caches
-    times: list[tuple[float, float]] = []
-    for _ in range(ROUNDS):
-        pair = []
-        for call in (ours, peer):
-            call()  # what the other left in the caches and in the allocator is not timed
-            began = time.perf_counter()
-            call()
-            pair.append(time.perf_counter() - began)
-        times.append((pair[0], pair[1]))
-    a, b = (statistics.median(column) for column in zip(*times, strict=True))
-    ratio = statistics.median(y / x for x, y in times)
-    print(f"{name:<42} {1e3 * a:8.2f} ms   {of:<34} {1e3 * b:9.2f} ms   {ratio:6.1f} x")
-
-
 def main() -> None:
     """Compare with every peer that is installed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -126,7 +100,7 @@ def main() -> None:
     if arguments.golden:
         write_golden(arguments.golden)
         return
-    torch.set_num_threads(1)
+    limit_threads()
     vlfeat = optional(VLFeat)
     cv2 = optional(lambda: importlib.import_module("cv2"))
     kornia = optional(lambda: importlib.import_module("kornia.feature"))

@@ -2,19 +2,18 @@
 
     make bench        (or: .venv/bin/python benchmarks/stages.py)
 
-Run it alone on the machine. Every line is "ours / peer" of the same work in the same process, the
-median of several rounds that alternate between the two.
+Run it alone on the machine. Every line is "ours / peer" of the same work in the same process (in
+parentheses how many times the peer takes), the median of several rounds that alternate between the
+two.
 """
 
 from __future__ import annotations
 
-import statistics
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from timing import compare
 
 from distcorr import config as configuration
 from distcorr.algorithms.flow import align, unit_norm
@@ -23,24 +22,6 @@ from distcorr.data.features import FeatureStore
 from distcorr.data.run import Run
 from distcorr.stages.cluster import Session, limit_threads
 from distcorr.stages.pipeline import Context, run_stage
-
-ROUNDS = 7
-
-
-def compare(name: str, ours: Callable[[], object], peer: Callable[[], object], of: str) -> None:
-    """Print the median times of both and their ratio."""
-    ours(), peer()  # compile, warm caches
-    times: list[tuple[float, float]] = []
-    for _ in range(ROUNDS):
-        pair = []
-        for call in (ours, peer):
-            began = time.perf_counter()
-            call()
-            pair.append(time.perf_counter() - began)
-        times.append((pair[0], pair[1]))
-    a, b = (statistics.median(column) for column in zip(*times, strict=True))
-    ratio = statistics.median(x / y for x, y in times)
-    print(f"{name:<44} {1e3 * a:9.2f} ms   {of:<32} {1e3 * b:9.2f} ms   ratio {ratio:6.2f}")
 
 
 def main() -> None:

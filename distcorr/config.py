@@ -14,9 +14,11 @@ import math
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, get_type_hints
+from typing import Any, TypeVar, get_type_hints
 
 from distcorr.errors import DistcorrError, did_you_mean
+
+T = TypeVar("T")
 
 
 def setting(default: Any, source: str) -> Any:
@@ -101,37 +103,60 @@ class NeighborsConfig:
     """Section 3: who is aligned with whom."""
 
     k: int = setting(25, "sec. 3: 25 neighbours")
+    split: str = setting("val", "sec. 3: val is predicted; or train, own photograph left out")
 
     def __post_init__(self) -> None:
+        _one_of("neighbors.split", self.split, ("val", "train"))
         _at_least("neighbors.k", self.k, 1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class FlowConfig:
-    """Section 3: alignment by belief propagation and transfer of keypoints."""
+    """Section 3: alignment by belief propagation; everything here changes the saved flows."""
 
     beta: float = setting(3e-3, "sec. 3, 'from validation experiments', for every feature")
+    units: str = setting("cells", "of w in the energy: cells or px; not in the paper, measured")
     feature_norm: str = setting("unit", "unit or raw; not in the paper, measured to matter")
-    iterations: int = setting(5, "rounds of belief propagation; not in the paper")
-    reweighted: bool = setting(True, "tree-reweighted messages, lower energies; sec. 3: false")
-    order: str = setting("deformation", "sec. 3: deformation; or data, total, similarity")
-    keep: int = setting(5, "sec. 3: median of the top five aligned keypoints")
-    strict: bool = setting(False, "look at the first `keep` neighbours only; not in the paper")
+    side: int = setting(0, "px of the boxes: 0 = the network's input, sec. 3's 227; or 500")
+    features: tuple[str, ...] = setting(
+        ("auto", "sift20"), "layers that are aligned, auto = features.conv; sec. 3: conv4, SIFT"
+    )
+    direction: str = setting("inverse", "sec. 3: align the test with its neighbour; or forward")
+    targets: int = setting(0, "at most so many test instances per category; sec. 3: 0 = all")
+    solver: str = setting("decoupled", "decoupled, trws, or sec. 3's own: paper")
+    iterations: int = setting(0, "of the solver, 0 = its default; not in the paper")
+    window: int = setting(0, "largest displacement along an axis, cells; sec. 3: 0 = any")
     shard: int = setting(8, "targets per part file; not in the paper")
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.beta) and self.beta > 0):
             raise _bad("flow.beta", "a finite number above 0", self.beta)
+        _one_of("flow.units", self.units, ("cells", "px"))
         _one_of("flow.feature_norm", self.feature_norm, ("unit", "raw"))
-        _one_of("flow.order", self.order, ("deformation", "data", "total", "similarity"))
-        for key in ("iterations", "keep", "shard"):
-            _at_least(f"flow.{key}", getattr(self, key), 1)
+        _one_of("flow.direction", self.direction, ("inverse", "forward"))
+        if self.side not in (0, 500):
+            raise _bad("flow.side", "0 (the network's input) or 500", self.side)
+        if not self.features:
+            raise _bad("flow.features", "one or more layers", self.features)
+        _at_least("flow.targets", self.targets, 0)
+        _one_of("flow.solver", self.solver, ("decoupled", "trws", "paper"))
+        for key, least in (("iterations", 0), ("window", 0), ("shard", 1)):
+            _at_least(f"flow.{key}", getattr(self, key), least)
+
+    def chosen(self, members: Sequence[T]) -> list[T]:
+        """The ``targets`` that are aligned out of a category's test instances, evenly spaced."""
+        count = min(self.targets or len(members), len(members))
+        return [members[(2 * i + 1) * len(members) // (2 * count)] for i in range(count)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationConfig:
-    """PCK and its intervals."""
+    """From saved flows to keypoints, PCK and its intervals; nothing here aligns anew."""
 
+    order: str = setting("deformation", "sec. 3: deformation; or data, total, similarity")
+    keep: int = setting(5, "sec. 3: median of the top five aligned keypoints")
+    strict: bool = setting(False, "look at the first `keep` neighbours only; not in the paper")
+    copying: str = setting("median", "of the `keep` most similar, or nearest; not in the paper")
     alphas: tuple[float, ...] = setting((0.1, 0.05, 0.025), "sec. 3: Table 2's three thresholds")
     inclusive: bool = setting(
         True, "distance <= threshold, as the authors' predictions were scored"
@@ -140,6 +165,9 @@ class EvaluationConfig:
     level: float = setting(0.95, "of the intervals; not in the paper")
 
     def __post_init__(self) -> None:
+        _one_of("evaluation.order", self.order, ("deformation", "data", "total", "similarity"))
+        _one_of("evaluation.copying", self.copying, ("median", "nearest"))
+        _at_least("evaluation.keep", self.keep, 1)
         if not self.alphas or not all(math.isfinite(a) and a > 0 for a in self.alphas):
             raise _bad("evaluation.alphas", "one or more finite numbers above 0", self.alphas)
         _at_least("evaluation.resamples", self.resamples, 1)

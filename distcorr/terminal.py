@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
-from rich.table import Table
 
 from distcorr.errors import DistcorrError
 
@@ -112,33 +111,46 @@ class Terminal:
 
 
 def print_report(report: Report) -> None:
-    """Every table: a row per category, then the mean with its interval; the rest is in --json."""
-    out = Console(highlight=False)
+    """PCK by category and method, then means with their intervals; the rest is in --json."""
     for name in report.tables:
         rows = [row for row in report.rows if row["table"] == name]
-        title = f"{name}: PCK in per cent" + (" points" if name.endswith("gain") else "")
-        table = Table(
-            title=title,
-            title_justify="left",
-            title_style="bold",
-            box=None,
-            padding=(0, 2, 0, 0),
-        )
-        table.add_column("category\n(points)", no_wrap=True)
-        for row in rows:
-            if row["category"] == "mean":
-                heading = f"{row['method']}\n@{row['alpha']:g}"
-                table.add_column(heading, justify="right", min_width=8)
+        methods = list(dict.fromkeys(row["method"] for row in rows))
+        alphas = list(dict.fromkeys(row["alpha"] for row in rows))
+        gain = name.endswith("gain")
+        unit = "per cent points, paired" if gain else "per cent"
+        print(f"{name}: PCK in {unit}, at {', '.join(f'{alpha:g}' for alpha in alphas)}")
+        if not gain:  # gains by category are in the files
+            _print_categories(rows, methods, len(alphas))
+        width = max(len(method) for method in methods)
+        for method in methods:
+            means = [r for r in rows if r["method"] == method and r["category"] == "mean"]
+            cells = (f"{r['value']:5.1f} [{r['low']:.1f}, {r['high']:.1f}]" for r in means)
+            print(f"  {method:<{width}}", *(f"{cell:<20}" for cell in cells))
+        print()
+    print(f"weights: {_plain(report.weights)}\ndata:    {_plain(report.data)}")
+    for note in report.notes:
+        print(f"note:    {_plain(note)}")
+    sys.stdout.flush()
+
+
+def _print_categories(rows: Sequence[dict[str, Any]], methods: Sequence[str], alphas: int) -> None:
+    """A row per category; side by side as many methods as a terminal is wide."""
+    first = max(len(f"{row['category']} ({row['n']})") for row in rows)
+    wide = [max(6 * alphas, len(method)) for method in methods]
+    beside = max(1, (80 - first) // (max(wide) + 3))
+    for start in range(0, len(methods), beside):
+        shown = methods[start : start + beside]
+        widths = wide[start : start + beside]
+        heads = (f"   {m:>{w}}" for m, w in zip(shown, widths, strict=True))
+        print(" " * first + "".join(heads).rstrip())
         for category in dict.fromkeys(row["category"] for row in rows):
             mine = [row for row in rows if row["category"] == category]
-            cells = [f"{row['value']:.1f}" for row in mine]
-            table.add_row(f"{category} ({mine[0]['n']})", *cells)
-            if category == "mean":
-                table.add_row("  95 %", *(f"{r['low']:.1f} … {r['high']:.1f}" for r in mine))
-        out.print(table)
-    out.print(f"weights: {_plain(report.weights)}\ndata:    {_plain(report.data)}", soft_wrap=True)
-    for note in report.notes:
-        out.print(f"note:    {_plain(note)}", soft_wrap=True)
+            line = f"{category} ({mine[0]['n']})".ljust(first)
+            for method, width in zip(shown, widths, strict=True):
+                values = (f"{r['value']:6.1f}" for r in mine if r["method"] == method)
+                line += "   " + "".join(values).rjust(width)
+            print(line)
+    print("the mean with its 95 % interval by photograph:")
 
 
 def print_rows(rows: Sequence[dict[str, Any]]) -> None:

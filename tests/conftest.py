@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -64,3 +65,22 @@ def toy_settings() -> Callable[..., list[str]]:
         ]
 
     return settings
+
+
+@pytest.fixture(scope="session")
+def finished(
+    tmp_path_factory: pytest.TempPathFactory, toy_settings: Callable[..., list[str]]
+) -> Path:
+    """A finished inline toy run; copy it before changing it."""
+    from tests.stages.common import run_all
+
+    folder = tmp_path_factory.mktemp("runs") / "inline"
+    run_all(folder, toy_settings("compute.address=inline"))
+    return folder
+
+
+@pytest.fixture
+def copy(finished: Path, tmp_path: Path) -> Path:
+    """A copy of the finished run."""
+    shutil.copytree(finished, tmp_path / "copy")
+    return tmp_path / "copy"

@@ -18,7 +18,7 @@ from PIL import Image
 Settings = Callable[..., list[str]]
 GOLDEN = Path(__file__).parent / "golden"
 COMMANDS = ("", "run", "build-db", "neighbors", "transfer", "status", "report", "config")
-COMMANDS += ("features", "store", "store ls", "store verify")
+COMMANDS += ("ablate", "match", "features", "store", "store ls", "store verify")
 
 
 def distcorr(*arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
@@ -92,7 +92,7 @@ def test_dry_run_writes_nothing(toy: Path, tmp_path: Path, toy_settings: Setting
     done = distcorr("run", "-r", str(toy), "-n", "--set", "flow.beta=0.01")
     assert done.returncode == 0, done.stderr
     assert re.search(r"build-db +0 of 18 shards to do", done.stdout)
-    assert re.search(r"transfer +6 of 6 shards to do", done.stdout)
+    assert re.search(r"transfer +12 of 12 shards to do", done.stdout)
     assert {p: p.stat().st_mtime_ns for p in toy.rglob("*")} == files
 
 

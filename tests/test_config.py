@@ -1,9 +1,10 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from distcorr import config as configuration
-from distcorr.config import PRESETS, Config
+from distcorr.config import PRESETS, Config, FlowConfig
 from distcorr.errors import DistcorrError, did_you_mean
 
 
@@ -17,15 +18,32 @@ def test_dump_and_load_give_the_same_configuration(name: str) -> None:
 
 
 def test_later_layers_win() -> None:
-    document = {"preset": "paper", "flow": {"beta": 0.1, "keep": 7}}
+    document = {"preset": "paper", "flow": {"beta": 0.1, "shard": 7}}
     config = configuration.load("smoke", ["flow.beta=0.2"], document)
-    assert (config.preset, config.flow.beta, config.flow.keep) == ("paper", 0.2, 7)
+    assert (config.preset, config.flow.beta, config.flow.shard) == ("paper", 0.2, 7)
 
 
 def test_the_papers_values() -> None:
     paper = PRESETS["paper"]
-    assert (paper.neighbors.k, paper.flow.beta, paper.flow.keep) == (25, 3e-3, 5)
+    assert (paper.neighbors.k, paper.flow.beta, paper.flow.features) == (
+        25,
+        3e-3,
+        ("auto", "sift20"),
+    )
+    assert (paper.evaluation.order, paper.evaluation.keep) == ("deformation", 5)
     assert paper.evaluation.alphas == (0.1, 0.05, 0.025)
+
+
+@pytest.mark.parametrize("targets", [0, 1, 2, 3, 7, 10, 11])
+def test_chosen_targets_are_evenly_spaced(targets: int) -> None:
+    members = list(range(10))
+    chosen = FlowConfig(targets=targets).chosen(members)
+    assert len(chosen) == (min(targets, 10) or 10)
+    gaps = np.diff([-1 - chosen[0], *chosen, 19 - chosen[-1]])  # mirrored at both ends
+    assert gaps.max() - gaps.min() <= 2
+    assert FlowConfig(targets=targets).chosen([]) == []
+    if targets in (0, 10, 11):
+        assert chosen == members
 
 
 def test_every_setting_says_where_its_default_comes_from() -> None:
@@ -41,10 +59,18 @@ def test_every_setting_says_where_its_default_comes_from() -> None:
         ("flow.beta=0", "above 0, got 0.0"),
         ("flow.beta=nan", "above 0"),
         ("flow.beta=fast", "type float, got 'fast'"),
-        ("flow.keep=2.5", "type int"),
-        ("flow.keep=true", "type int"),
-        ("flow.strict=1", "type bool"),
-        ("flow.order=defromation", "Did you mean 'deformation'?"),
+        ("evaluation.keep=2.5", "type int"),
+        ("evaluation.keep=true", "type int"),
+        ("evaluation.strict=1", "type bool"),
+        ("evaluation.order=defromation", "Did you mean 'deformation'?"),
+        ("flow.side=227", "0 (the network's input) or 500"),
+        ("flow.features=[]", "one or more layers"),
+        ("flow.units=cell", "Did you mean 'cells'?"),
+        ("flow.direction=backward", "inverse, forward"),
+        ("flow.targets=-1", "0 or more"),
+        ("flow.order=data", "Unknown setting 'flow.order'"),
+        ("evaluation.copying=nearst", "Did you mean 'nearest'?"),
+        ("evaluation.keep=0", "1 or more"),
         ("neighbors.k=0", "1 or more, got 0"),
         ("seed=-1", "0 or more, got -1"),
         ("compute.gpus_per_worker=1.5", "a whole number"),
@@ -86,7 +112,9 @@ def test_errors_survive_pickling() -> None:
     assert (copy.message, copy.hint, copy.exit_code) == ("a", "b", 3)
 
 
-def test_the_pipeline_and_the_function_iterate_alike() -> None:
-    from distcorr.algorithms.flow import ITERATIONS
+def test_the_configuration_knows_every_solver() -> None:
+    from distcorr.algorithms.flow import SOLVERS
 
-    assert PRESETS["paper"].flow.iterations == ITERATIONS
+    for solver in SOLVERS:
+        assert configuration.load("paper", [f"flow.solver={solver}"]).flow.solver == solver
+    assert PRESETS["paper"].flow.solver == SOLVERS[0]

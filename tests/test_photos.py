@@ -43,7 +43,8 @@ def test_flow_beats_copying_and_shuffled_weights(photos: Path, tmp_path: Path) -
             assert real["conv4 flow", category, alpha] > copying + margin
     picture = np.asarray(Image.open(tmp_path / "real" / "report" / "figure3.png").convert("L"))
     assert picture.std() > 30
-    control = ("--set", "features.control=shuffled-weights", "--address", "inline")
+    control = ("--set", "features.control=shuffled-weights", "--set", "flow.features=auto")
+    control += ("--address", "inline")
     shuffled = run(tmp_path / "shuffled", photos, *control)
     for alpha in (0.1, 0.05, 0.025):
         assert shuffled["conv4 flow", "mean", alpha] < real["conv4 flow", "mean", alpha] - 8

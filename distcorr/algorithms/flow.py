@@ -15,18 +15,18 @@ import numpy as np
 import numpy.typing as npt
 
 from distcorr.algorithms import _flow_cpu as kernels
+from distcorr.algorithms import _flow_paper
+from distcorr.algorithms._flow_decoupled import Decoupled
+from distcorr.algorithms._flow_trws import Reweighted
 from distcorr.types import FloatArray, Flow
 
-# Mean (worst) energy above the best known, and time, of a pair on one AVX2 core; unit-norm AlexNet
-# conv4 of photographs, 24 same-category pairs of 13 x 13 cells and 8 of 30 x 30:
-#   iterations           0             1             3             5             8             15
-#   13, beta 3e-3  .53 (2.5) %   .08 (.6) %    .06 (.6) %    .01 (.1) %    .001 (.0) %   .000 (.0) %
-#   13, beta 3e-2  1.4 (5.1) %   .32 (1.4) %   .10 (.7) %    .09 (.7) %    .02 (.2) %    .01 (.1) %
-#   30, beta 3e-3  3.5 (9.7) %   .79 (1.5) %   .55 (1.0) %   .46 (1.0) %   .30 (1.0) %   .05 (.3) %
-#   30, beta 3e-2  6.2 (12.7) %  1.8 (3.5) %   .92 (2.8) %   .80 (2.7) %   .45 (1.7) %   .17 (1.2) %
-# at 1.1 ms (13) and 28 ms (30) an iteration. Plain belief propagation stalls at .08, .38, .74 and
-# 3.7 % after 15. Five are 6-9 ms for 13 x 13 cells; a 30 x 30 grid is worth ten (.3 s).
-ITERATIONS = 5
+# Rounds of one sweep forth and one back; benchmarks/alignment.py shows what more of them bring.
+ITERATIONS = {
+    "decoupled": 2,  # on each of three levels; not in the paper
+    "trws": 5,  # not in the paper
+    "paper": 6,  # on each of three levels, of half a checkerboard (protocol, section 8.5)
+}
+SOLVERS = tuple(ITERATIONS)
 
 IntArray = npt.NDArray[np.intp]
 
@@ -53,22 +53,25 @@ def align(
     target: FloatArray,
     beta: float,
     *,
-    iterations: int = ITERATIONS,
-    reweighted: bool = True,
+    solver: str = "decoupled",
+    iterations: int = 0,
+    window: int = 0,
 ) -> Flow:
     """The displacement field of least energy found from ``source`` to ``target``.
 
-    Min-sum belief propagation with distance-transform messages (paper [29], [30]); after every
-    iteration the messages are decoded, improved by local descent, and the best field is kept.
-    Its energy is never above that of standing still. Deterministic, one thread.
+    Its energy is never above that of standing still, and along a chain (a grid of one row or
+    column) it is the least there is. Deterministic, one thread.
 
     Args:
         source: (H, W, C) float32 features of the grid to align.
         target: (H', W', C) float32 features of the grid that it is aligned to.
         beta: weight of the deformation, per cell^2; the paper's is 3e-3, for unit-norm features.
-        iterations: of one sweep forth and one back.
-        reweighted: pass on beliefs by TRW-S's shares, which finds lower energies; False is the
-            plain belief propagation of the paper's wording.
+        solver: "decoupled", belief propagation over rows and columns apart, coarse to fine: within
+            some tenths of a per cent of the least energy, and the fastest; "trws", tree-reweighted
+            messages over both together: nearer still, some ten times slower; or "paper", the
+            paper's own belief propagation [29] with distance transforms [30].
+        iterations: of the solver; 0 is its default, ``ITERATIONS``.
+        window: largest displacement in cells along each axis; 0 for any, as the paper.
 
     Returns:
         The flow, ``displacement`` (H, W, 2) in cells. Standing still means w = 0, clamped into
@@ -76,9 +79,12 @@ def align(
 
     Raises:
         ValueError: grids that are empty, not three-dimensional, not finite, of different channel
-            counts; beta that is not finite and positive; iterations below 0.
+            counts; beta that is not finite and positive; iterations or window below 0; a solver
+            that is not there.
     """
-    return align_many(source, [target], beta, iterations=iterations, reweighted=reweighted)[0]
+    return align_many(source, [target], beta, solver=solver, iterations=iterations, window=window)[
+        0
+    ]
 
 
 def align_many(
@@ -86,8 +92,9 @@ def align_many(
     targets: Sequence[FloatArray],
     beta: float,
     *,
-    iterations: int = ITERATIONS,
-    reweighted: bool = True,
+    solver: str = "decoupled",
+    iterations: int = 0,
+    window: int = 0,
 ) -> list[Flow]:
     """``[align(source, target, beta) for target in targets]``, bit for bit, in less time.
 
@@ -97,11 +104,23 @@ def align_many(
     targets = [_checked(target, "target") for target in targets]
     for target in targets:
         _check_pair(source, target, beta)
-    if iterations < 0:
-        raise ValueError(f"iterations must be at least 0, got {iterations}")
-    weight = kernels.node_weights(source.shape[0], source.shape[1], reweighted)
-    workspace: dict[tuple[int, ...], npt.NDArray[np.float32]] = {}
-    return [_align(source, t, float(beta), iterations, weight, workspace) for t in targets]
+    if solver not in SOLVERS:
+        raise ValueError(f"solver must be one of {', '.join(SOLVERS)}, got {solver!r}")
+    for name, value in (("iterations", iterations), ("window", window)):
+        if value < 0:
+            raise ValueError(f"{name} must be at least 0, got {value}")
+    rounds = iterations or ITERATIONS[solver]
+    make = _SOLVERS[solver]
+    if solver == "decoupled" and min(source.shape[:2]) == 1:
+        make = Reweighted  # exact along a chain, which the two planes are not
+    ready: dict[tuple[int, ...], Any] = {}  # workspaces
+    flows = []
+    for target in targets:
+        shape = target.shape[:2]
+        if shape not in ready:
+            ready[shape] = make(source.shape[:2], shape, float(beta), rounds)
+        flows.append(_align(source, target, float(beta), ready[shape], window))
+    return flows
 
 
 def energy(
@@ -124,28 +143,24 @@ def energy(
     return _energy(source, target, labels)
 
 
-def _align(
-    source: FloatArray,
-    target: FloatArray,
-    beta: float,
-    iterations: int,
-    weight: FloatArray,
-    workspace: dict[tuple[int, ...], npt.NDArray[np.float32]],
-) -> Flow:
+def data_costs(source: FloatArray, target: FloatArray) -> FloatArray:
+    """(H, W, H', W') distances between all cells of two grids, by one matrix product, float32."""
+    source, target = _checked(source, "source"), _checked(target, "target")
+    height, width = target.shape[:2]
+    shape = (*source.shape[:2], kernels.padded(height), kernels.padded(width))
+    cost = np.empty(shape, np.float32)
+    _fill(cost, source, target)
+    return np.ascontiguousarray(cost[:, :, :height, :width])
+
+
+def _align(source: FloatArray, target: FloatArray, beta: float, solver: Any, window: int) -> Flow:
     cells = _cells(*source.shape[:2])
     height, width = target.shape[:2]
     still = np.minimum(cells, [height - 1, width - 1])
-    cost = _data_costs(source, target)
-    shape = (*cost.shape[:2], 4, *cost.shape[2:])
-    if shape not in workspace:
-        workspace[shape] = np.empty(shape, np.float32)
-    message = workspace[shape]
-    message.fill(0)
-    down = kernels.shifted_quadratics(height, beta)
-    across = kernels.shifted_quadratics(width, beta).transpose(0, 2, 1).copy()
-    labels = kernels.solve(
-        cost, message, down, across, weight, beta, still, height, width, iterations
-    )
+    _fill(solver.cost, source, target)
+    if window:
+        kernels.forbid_far(solver.cost, height, width, window)
+    labels = solver.solve(still)
     # The costs came from a float32 product; the promise is about the energy of the features.
     found, stood = _energy(source, target, labels), _energy(source, target, still)
     if stood[0] + beta * stood[1] <= found[0] + beta * found[1]:
@@ -153,28 +168,17 @@ def _align(
     return Flow((labels - cells)[..., ::-1].astype(np.int16), *found)
 
 
-def _data_costs(source: FloatArray, target: FloatArray) -> npt.NDArray[np.float32]:
-    """(H, W, h', w') padded distances between all cells, by one matrix product."""
-    (rows, columns, channels), (height, width) = source.shape, target.shape[:2]
-    a, b = source.reshape(-1, channels), target.reshape(-1, channels)
-    distance = a @ b.T
-    distance *= -2
-    distance += np.einsum("ij,ij->i", a, a)[:, None]
-    distance += np.einsum("ij,ij->i", b, b)
-    np.maximum(distance, 0, out=distance)
-    np.sqrt(distance, out=distance)
-    shape = (rows, columns, kernels.padded(height), kernels.padded(width))
-    cost = np.full(shape, kernels.FORBIDDEN, np.float32)
-    cost[:, :, :height, :width] = distance.reshape(rows, columns, height, width)
-    return cost
+def _fill(cost: FloatArray, source: FloatArray, target: FloatArray) -> None:
+    """The padded distances between all cells, by one matrix product."""
+    a, b = source.reshape(-1, source.shape[2]), target.reshape(-1, target.shape[2])
+    ours, theirs = (np.einsum("ij,ij->i", values, values) for values in (a, b))
+    out = cost.reshape(len(a), *cost.shape[2:])
+    kernels.distances(a @ b.T, ours, theirs, target.shape[0], out)
 
 
 def _energy(source: FloatArray, target: FloatArray, labels: IntArray) -> tuple[float, float]:
-    difference = source.astype(np.float64) - target[labels[..., 0], labels[..., 1]]
-    data = np.sqrt(np.einsum("ijk,ijk->ij", difference, difference)).sum()
-    w = labels - _cells(*source.shape[:2])
-    deformation = (np.diff(w, axis=0) ** 2).sum() + (np.diff(w, axis=1) ** 2).sum()
-    return float(data), float(deformation)
+    data = kernels.data_energy(source, target, labels)
+    return float(data), float(kernels.deformation(labels))
 
 
 def _cells(rows: int, columns: int) -> IntArray:
@@ -197,3 +201,27 @@ def _check_pair(source: FloatArray, target: FloatArray, beta: float) -> None:
         raise ValueError(f"source and target must have the same channels, got {channels}")
     if not (math.isfinite(beta) and beta > 0):
         raise ValueError(f"beta must be finite and positive, got {beta}")
+
+
+class _Paper:
+    """The paper's solver behind the interface of the others."""
+
+    def __init__(
+        self, source: tuple[int, int], target: tuple[int, int], beta: float, iterations: int
+    ) -> None:
+        height, width = (kernels.padded(n) for n in target)
+        self.cost = np.full((*source, height, width), kernels.FORBIDDEN, np.float32)
+        self._inside = self.cost[:, :, : target[0], : target[1]]
+        self._beta, self._iterations = beta, iterations
+
+    def solve(self, still: IntArray) -> IntArray:
+        """Its labels; a cell whose label leaves the window, which the paper has none of, stays."""
+        allowed = self._inside < kernels.FORBIDDEN
+        dear = still[..., 0].size * self._inside[allowed].max()
+        cost = np.where(allowed, self._inside, dear)
+        labels = _flow_paper.solve(cost, self._beta, iterations=self._iterations)
+        y, x = np.indices(labels.shape[:2])
+        return np.where(allowed[y, x, labels[..., 0], labels[..., 1], None], labels, still)
+
+
+_SOLVERS: dict[str, Any] = {"decoupled": Decoupled, "trws": Reweighted, "paper": _Paper}

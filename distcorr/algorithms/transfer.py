@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 from scipy.interpolate import make_interp_spline
+from scipy.spatial import cKDTree
 
 from distcorr.types import BoolArray, Geometry
 
@@ -67,6 +68,34 @@ def carry(points: npt.ArrayLike, displacement: Displacement, geometry: Geometry)
     return carried
 
 
+def push(points: npt.ArrayLike, displacement: Displacement, geometry: Geometry) -> Points:
+    """The neighbour's points in the test crop: forward transfer (protocol, O15).
+
+    Here the flow leads from the *neighbour's* grid to the test's, and point k goes to k + w(k),
+    with w the spline of `upsample` at k itself.
+
+    Args:
+        points: (K, 2) xy px in the neighbour's crop; NaN stays NaN.
+        displacement: (cells, cells, 2) in cells, from the neighbour's grid to the test's.
+        geometry: of both grids.
+
+    Returns:
+        (K, 2) xy px in the test crop, float64; it may lie beyond its border.
+
+    Raises:
+        ValueError: points are not (K, 2), displacement is not (cells, cells, 2).
+    """
+    points = np.array(points, np.float64)
+    if points.ndim != 2 or points.shape[1] != 2:
+        raise ValueError(f"points must be (K, 2), got shape {points.shape}")
+    w = _checked(displacement, geometry).astype(np.float64) * geometry.stride
+    given = np.isfinite(points).all(axis=1)
+    across, down = (_basis_at(geometry, points[given, axis]) for axis in (0, 1))
+    pushed = np.full_like(points, np.nan)
+    pushed[given] = points[given] + np.einsum("ki,kj,ijc->kc", down, across, w)
+    return pushed
+
+
 def warp(
     image: npt.NDArray[np.uint8], displacement: Displacement, geometry: Geometry
 ) -> npt.NDArray[np.uint8]:
@@ -84,6 +113,24 @@ def warp(
     warped: npt.NDArray[np.uint8] = _bilinear(
         np.ascontiguousarray(image), _landing(w[..., 0], axis=1), _landing(w[..., 1], axis=0)
     )
+    return warped
+
+
+def warp_forward(
+    image: npt.NDArray[np.uint8], displacement: Displacement, geometry: Geometry
+) -> npt.NDArray[np.uint8]:
+    """(S, S, 3) uint8 neighbour warped by a flow that leads from it to the test crop (`push`).
+
+    Every pixel of the test crop shows the neighbour's pixel that lands nearest to it.
+
+    Raises:
+        ValueError: displacement is not (cells, cells, 2).
+    """
+    w = upsample(displacement, geometry)
+    landing = np.stack([_landing(w[..., 0], axis=1), _landing(w[..., 1], axis=0)], axis=-1)
+    pixels = np.stack(np.meshgrid(*[np.arange(len(w), dtype=np.float64)] * 2), axis=-1)
+    _, nearest = cKDTree(landing.reshape(-1, 2)).query(pixels.reshape(-1, 2))
+    warped: npt.NDArray[np.uint8] = image.reshape(-1, 3)[nearest].reshape(image.shape)
     return warped
 
 
@@ -117,12 +164,15 @@ def predict_keypoints(
     if keep < 1:
         raise ValueError(f"keep must be at least 1, got {keep}")
     order = order[:keep] if strict else order
-    shown = shown & np.isfinite(carried).all(axis=2)
-    predicted = np.full((carried.shape[1], 2), np.nan)
-    for k in range(len(predicted)):
-        chosen = order[shown[order, k]][:keep]
-        if len(chosen):
-            predicted[k] = np.median(carried[chosen, k], axis=0)
+    carried = carried[order]
+    asked = shown[order] & np.isfinite(carried).all(axis=2)
+    asked &= np.cumsum(asked, axis=0) <= keep
+    # All types at once: what is not asked is sorted to the end, and the middle of the rest taken.
+    ordered = np.sort(np.where(asked[..., None], carried, np.inf), axis=0)[:keep]
+    count, predicted = asked.sum(axis=0), np.full((carried.shape[1], 2), np.nan)
+    found = np.flatnonzero(count)
+    low, high = ordered[(count[found] - 1) // 2, found], ordered[count[found] // 2, found]
+    predicted[found] = (low + high) / 2
     return predicted
 
 
@@ -150,11 +200,16 @@ def _checked(displacement: Displacement, geometry: Geometry) -> Displacement:
 @lru_cache(maxsize=16)
 def _basis(geometry: Geometry, side: int) -> Points:
     """(side, cells): the spline is linear in its data, so it is one matrix per axis."""
+    return _basis_at(geometry, np.arange(side))
+
+
+def _basis_at(geometry: Geometry, positions: npt.NDArray[np.number[Any]]) -> Points:
+    """(n, cells) weights of the cells at n positions along an axis, px."""
     if geometry.cells == 1:
-        return np.ones((side, 1))
+        return np.ones((len(positions), 1))
     centres = geometry.centres()
     spline = make_interp_spline(centres, np.eye(geometry.cells), k=min(3, geometry.cells - 1))
-    basis: Points = spline(np.clip(np.arange(side), centres[0], centres[-1]))
+    basis: Points = spline(np.clip(positions, centres[0], centres[-1]))
     return basis
 
 

@@ -1,6 +1,12 @@
 """The command line: parse, call, print. Heavy imports happen inside the commands."""
 
-from distcorr.cli import features, pipeline, results  # noqa: F401 (this registers the commands)
+from distcorr.cli import (  # noqa: F401 (this registers the commands)
+    ablate,
+    features,
+    match,
+    pipeline,
+    results,
+)
 from distcorr.cli.common import app
 
 __all__ = ["app", "main"]

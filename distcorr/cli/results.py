@@ -21,11 +21,12 @@ from distcorr.cli.common import (
     SetOption,
     VerboseOption,
     app,
-    draw,
     existing,
     print_tables,
     terminal,
 )
+from distcorr.config import EvaluationConfig
+from distcorr.errors import DistcorrError
 
 if TYPE_CHECKING:
     from distcorr.data.run import Run
@@ -58,15 +59,20 @@ def report(
     figures: Annotated[
         bool, typer.Option("--figures", help="Draw Figure 3 into the run's report folder.")
     ] = False,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Combine and score anew: evaluation.*"),
+    ] = None,
 ) -> None:
-    """PCK tables from the saved predictions.
+    """PCK tables from the saved flows; aligns nothing.
 
-    Example:  distcorr report -r runs/paper --csv tables
+    Example:  distcorr report -r runs/paper --set evaluation.order=similarity
     """
     from distcorr.report import tables
 
     opened = existing(run)
-    built = tables.build(opened)
+    evaluation = _evaluation(opened, settings or [])
+    built = tables.build(opened, evaluation)
     if csv:
         from distcorr.data.storage import Folder
 
@@ -75,7 +81,25 @@ def report(
             terminal().say(f"wrote {csv}/{name}.csv")
     print_tables(built, as_json)
     if figures:
-        draw(opened)
+        from distcorr.report.figures import figure3
+
+        for name in figure3(opened, evaluation=evaluation):
+            terminal().say(f"figure  {opened}/{name}")
+
+
+def _evaluation(run: Run, settings: list[str]) -> EvaluationConfig | None:
+    """The run's way to combine and score what is saved, with the changes asked for."""
+    other = [text for text in settings if not text.strip().startswith("evaluation.")]
+    if other:
+        raise DistcorrError(
+            f"distcorr report aligns nothing and takes evaluation settings only, got {other[0]}.",
+            f"distcorr run -r {run} --set {other[0]}   computes what is missing, and reports",
+        )
+    config = run.config()
+    if config is None:
+        return None  # a run that has begun nothing: the report says so
+    document = configuration.parse_toml(configuration.dump(config).encode(), "configuration")
+    return configuration.load(overrides=settings, document=document).evaluation
 
 
 @app.command("config", rich_help_panel=START)

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 import pyarrow as pa
 
+from distcorr.config import FlowConfig
 from distcorr.data import datasets
 from distcorr.data.run import DEAD, StageFolder
 from distcorr.data.storage import parquet
@@ -27,6 +28,7 @@ class FeatureStore:
         conv: layer that is aligned: ``f"grids/{conv}"``.
         vector: layer that neighbours are found by: ``f"vectors/{vector}"``.
         tables: name of a feature (``"points/conv4"``) -> its folder in the store.
+        names: layers that were asked for by another name than they have in ``tables``.
         stamp: which weights and data, for people.
         checksums: photograph -> its sha256 when the work was planned, or why there is none.
         dead: ids of instances that lack what is aligned or what finds neighbours.
@@ -53,6 +55,7 @@ class FeatureStore:
         self.conv: str = facts["conv"]
         self.vector: str = facts["vector"]
         self.tables: dict[str, str] = facts["tables"]
+        self.names: dict[str, str] = facts.get("names", {})
         self.stamp: dict[str, str] = facts["stamp"]
         main = set(self.main.values())
         letters = stage.folder.read_table(DEAD).to_pylist() if stage.folder.exists(DEAD) else []
@@ -104,6 +107,12 @@ class FeatureStore:
             "vectors": self.folder_of(f"vectors/{self.vector}"),
         }
 
+    def aligned(self, flow: FlowConfig) -> dict[str, str]:
+        """Layer -> name of its table, for every layer whose flow is asked for (section 3)."""
+        kind = "grids500" if flow.side else "grids"
+        own = {"auto": self.conv, **self.names}
+        return {own.get(layer, layer): f"{kind}/{own.get(layer, layer)}" for layer in flow.features}
+
     def folder_of(self, name: str) -> str:
         """Folder of a feature in the store.
 
@@ -115,7 +124,8 @@ class FeatureStore:
             raise DistcorrError(
                 f"This run has no {name}.{did_you_mean(name, self.tables)}",
                 f"it has {', '.join(sorted(self.tables))}; add others with distcorr build-db "
-                f"--set 'features.{kind}=[\"{layer}\"]'",
+                f"--set 'features.{kind}=[\"{layer}\"]', or with distcorr run, which adds what "
+                "flow.features and flow.side ask for",
                 MISSING,
             )
         return self.tables[name]

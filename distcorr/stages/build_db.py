@@ -129,6 +129,7 @@ def _prepare(context: Context) -> _Job:
         "conv": wished.conv,
         "vector": wished.vector,
         "tables": used,
+        "names": wished.names,
         "stamp": {
             "weights": _stamp(features[INSTANCES][:2], weights),
             "data": f"{dataset.name}: {len(dataset.keypoint_names)} categories, {train} training "

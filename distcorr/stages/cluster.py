@@ -159,6 +159,13 @@ class Session:
         # A pool that takes every CPU leaves none for Ray Data's own work, and waits for ever.
         return Resources(actors, 0.9 * cpus / actors, gpus)
 
+    def gpus(self) -> float:
+        """Share of a GPU for a task that can use one; 0 where Ray sees none."""
+        if self.inline:
+            return max(0.0, self.compute.gpus_per_worker)
+        self.connect()
+        return self.pool().gpus
+
     def put(self, value: R) -> Any:
         """Share a value with every worker; inline, the value itself."""
         if self.inline:
@@ -170,13 +177,17 @@ class Session:
         return ray.put(value)
 
     def map(
-        self, function: Callable[..., R], work: Iterable[tuple[T, tuple[Any, ...]]]
+        self,
+        function: Callable[..., R],
+        work: Iterable[tuple[T, tuple[Any, ...]]],
+        gpus: float = 0.0,
     ) -> Iterator[Outcome[T, R]]:
         """Run ``function(*arguments)`` for every ``(item, arguments)`` and yield as they finish.
 
         ``work`` is consumed lazily: as many items are in flight as workers are asked for, or two
         per CPU, so that arguments that ``put`` shares can be made one group at a time. An exception
-        costs its item only; a process that dies is replaced ``compute.retries`` times.
+        costs its item only; a process that dies is replaced ``compute.retries`` times. ``gpus`` is
+        the share of a GPU that each item takes.
         """
         if self.inline:
             limit_threads()
@@ -186,13 +197,14 @@ class Session:
         self.connect()
         import ray
 
-        remote = ray.remote(num_cpus=1, max_retries=self.compute.retries)(_remote_attempt)
+        retries = self.compute.retries
+        remote = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=retries)(_remote_attempt)
         pending = iter(work)
         running: dict[Any, T] = {}
         try:
             while True:
                 # Asked anew each time: a cluster grows and shrinks.
-                limit = self.compute.workers or 2 * max(1, int(_resources().get("CPU", 1)))
+                limit = self.compute.workers or 2 * self._at_once(gpus)
                 for item, arguments in itertools.islice(pending, max(0, limit - len(running))):
                     running[remote.remote(function, *arguments)] = item
                 if not running:
@@ -209,6 +221,12 @@ class Session:
         finally:
             for reference in running:
                 ray.cancel(reference, force=True)
+
+    def _at_once(self, gpus: float) -> int:
+        """How many items the cluster can work on at once."""
+        total = _resources()
+        places = total.get("GPU", 0) / gpus if gpus else total.get("CPU", 1)
+        return max(1, int(places))
 
 
 def attempt(function: Callable[..., R], item: T, arguments: tuple[Any, ...]) -> Outcome[T, R]:

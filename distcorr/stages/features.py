@@ -50,11 +50,13 @@ class Wishes:
         wanted: one entry per table; the first two are what is aligned and what finds neighbours.
         conv: layer that is aligned.
         vector: layer that neighbours are found by.
+        names: layers whose table has another name than they were asked for by: "my_feats:Edges".
     """
 
     wanted: tuple[Wanted, ...]
     conv: str
     vector: str
+    names: dict[str, str]
 
 
 def load_network(config: FeaturesConfig) -> Weights | None:
@@ -100,6 +102,8 @@ def wishes(config: Config, weights: Weights | None, device: str = "cpu") -> Wish
         for layer in layers:
             named = _declared(network, purpose) if layer == "auto" else (layer,)
             asked += [(kind, each) for each in named]
+    boxes = "grids500" if config.flow.side else "grids"
+    asked += [(boxes, conv if layer == "auto" else layer) for layer in config.flow.features]
     label = network.name if weights is None else weights.label
     if features.control != "none":
         label += " SHUFFLED (control)"
@@ -117,7 +121,9 @@ def wishes(config: Config, weights: Weights | None, device: str = "cpu") -> Wish
         raise DistcorrError(
             f"Two layers would be called {twice[0]}.", "give one of the extractors another name"
         )
-    return Wishes(tuple(found), tap, sources.find(vector)[1])
+    taps = {layer: _slug(sources.find(layer)[1]) for _, layer in asked}
+    names = {layer: name for layer, name in taps.items() if name != layer}
+    return Wishes(tuple(found), tap, sources.find(vector)[1], names)
 
 
 def _declared(network: Source, purpose: str) -> tuple[str, ...]:
@@ -162,8 +168,8 @@ def _wanted(
     if side == LARGE != source.input_size and not source.any_size:
         raise DistcorrError(
             f"{layer} of {source.name} sees {source.input_size} px only, and features.grids500 "
-            f"wants {LARGE} px.",
-            "leave it out: --set 'features.grids500=[]'",
+            f"or flow.side wants {LARGE} px.",
+            "leave it out: --set 'features.grids500=[]', --set flow.side=0",
         )
     if kind != "vectors":
         source.geometry(tap, side or 8 * source.input_size)  # refuses fc7

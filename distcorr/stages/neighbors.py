@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from distcorr.algorithms.knn import cosine_topk
-from distcorr.config import digest
+from distcorr.config import NeighborsConfig, digest
 from distcorr.data.features import FeatureStore
 from distcorr.data.run import Shard, StageFolder
 from distcorr.stages.cluster import Outcome
@@ -31,8 +31,8 @@ def run(context: Context) -> Summary:
     store, stage, plan = _prepare(context)
 
     def work(todo: list[Shard]) -> Iterator[Outcome[Shard, Any]]:
-        k = context.config.neighbors.k
-        items = ((shard, (store, stage, shard, k)) for shard in todo)
+        config = context.config.neighbors
+        items = ((shard, (store, stage, shard, config)) for shard in todo)
         return context.session.map(find_neighbors, items)
 
     context.run.save_config(context.config)
@@ -51,21 +51,22 @@ def _prepare(context: Context) -> tuple[StageFolder, StageFolder, list[Shard]]:
     store = FeatureStore(features)
     plan = []
     for number, category in enumerate(sorted({i.category for i in store.instances})):
-        members = [[i.id for i in store.members(category, split)] for split in ("train", "val")]
+        splits = ("train", context.config.neighbors.split)
+        members = [[i.id for i in store.members(category, split)] for split in splits]
         plan.append(Shard(number, digest(members)[:16], (category,)))
     return features, context.run.stage(NAME, key), plan
 
 
 def find_neighbors(
-    features: StageFolder, stage: StageFolder, shard: Shard, k: int
+    features: StageFolder, stage: StageFolder, shard: Shard, config: NeighborsConfig
 ) -> dict[str, int]:
-    """Neighbours of all validation instances of one category, by cosine of the global vector.
+    """Neighbours of all targets of one category, by cosine of the global vector.
 
     Training instances of the target's own photograph are never its neighbours (protocol O9).
     """
     (category,) = shard.items
     store = FeatureStore(features)
-    targets = store.members(category, "val")
+    targets = store.members(category, config.split)
     base = store.members(category, "train")
     rows: dict[str, list[Any]] = {"target": [], "neighbor": [], "rank": [], "cosine": []}
     if targets and base:
@@ -75,7 +76,7 @@ def find_neighbors(
         photographs = np.array([i.image for i in base])
         own = [np.flatnonzero(photographs == t.image) for t in targets]
         indices, cosines = cosine_topk(
-            base_vectors.astype(np.float32), target_vectors.astype(np.float32), k, own
+            base_vectors.astype(np.float32), target_vectors.astype(np.float32), config.k, own
         )
         for target, found, values in zip(target_ids, indices, cosines, strict=True):
             for rank in np.flatnonzero(found >= 0):

@@ -8,7 +8,7 @@ import json
 import platform
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple, Protocol
 
@@ -27,13 +27,13 @@ class Stage(NamedTuple):
         module: imported on use, so that ``--help`` never loads torch.
         needs: stages whose output it reads.
         reads: top-level configuration entries that change its output.
-        features: kinds of feature tables that it reads; other tables may come and go.
+        features: names of the feature tables that it reads; other tables may come and go.
     """
 
     module: str
     needs: tuple[str, ...]
     reads: tuple[str, ...]
-    features: tuple[str, ...] = ()
+    features: Callable[[FeatureStore, Config], Iterable[str]] = lambda store, config: ()
 
 
 STAGES = {
@@ -46,13 +46,13 @@ STAGES = {
         "distcorr.stages.neighbors",
         ("build-db",),
         ("neighbors",),
-        features=("vectors",),
+        features=lambda store, config: [f"vectors/{store.vector}"],
     ),
     "transfer": Stage(
         "distcorr.stages.transfer",
         ("build-db", "neighbors"),
         ("flow",),
-        features=("grids",),
+        features=lambda store, config: store.aligned(config.flow).values(),
     ),
 }
 
@@ -168,19 +168,23 @@ def stage_key(name: str, version: int, context: Context) -> str:
     """Key of a stage that builds on others: settings, version and the content that it builds on."""
     stage = STAGES[name]
     settings = {entry: asdict(getattr(context.config, entry)) for entry in stage.reads}
-    needs = _identities(name, context.run)
+    needs = _identities(name, context)
     return digest([name, version, settings, needs])[:8]
 
 
-def _identities(name: str, run: Run) -> dict[str, list[str]]:
-    """What the stage builds on, by content."""
+def _identities(name: str, context: Context) -> dict[str, list[str]]:
+    """What the stage builds on, by content.
+
+    Raises:
+        DistcorrError: it is unfinished, or lacks a feature that the stage reads.
+    """
     identities = {}
     for need in STAGES[name].needs:
-        stage = required(need, name, run)
+        stage = required(need, name, context.run)
         tables: list[str] = []
         if need == "build-db":
-            main = FeatureStore(stage).main
-            tables = [main[kind] for kind in STAGES[name].features]
+            store = FeatureStore(stage)
+            tables = [store.folder_of(n) for n in STAGES[name].features(store, context.config)]
         identities[need] = stage.identity(*tables)
     return identities
 
@@ -206,6 +210,7 @@ def run_shards(
     plan: Sequence[Shard],
     work: Callable[[list[Shard]], Iterator[Outcome[Shard, Any]]],
     facts: Mapping[str, Any] | None = None,
+    items: int = 0,
 ) -> Summary:
     """Do what is left of a plan, then mark the stage done.
 
@@ -215,6 +220,7 @@ def run_shards(
         plan: every shard of the stage.
         work: does the given shards, and yields an outcome for each as it finishes.
         facts: what else the manifest is to say of the stage.
+        items: of which some may be left out; as many as the shards name, if not given.
 
     Raises:
         DistcorrError: some shards failed; the others are done and stay (exit code 4).
@@ -225,7 +231,7 @@ def run_shards(
     entry = {
         "key": stage.key,
         "shards": len(plan),
-        "needs": _identities(stage.name, context.run),
+        "needs": _identities(stage.name, context),
         "versions": _versions(context, stage, anything_done=len(todo) < len(plan)),
         **(facts or {}),
     }
@@ -260,7 +266,7 @@ def run_shards(
             f"distcorr status -v -r {context.run} shows each failure",
             PARTIAL,
         )
-    refuse_too_many_dead(stage, plan)
+    refuse_too_many_dead(stage, items or sum(len(shard.items) for shard in plan))
     done = stage.finish(plan)
     context.run.record(stage.name, entry | done)
     summary = Summary(
@@ -284,13 +290,12 @@ def run_shards(
     return summary
 
 
-def refuse_too_many_dead(stage: StageFolder, plan: Sequence[Shard]) -> None:
+def refuse_too_many_dead(stage: StageFolder, items: int) -> None:
     """A few broken photographs cost themselves; many mean that something else is wrong.
 
     Raises:
         DistcorrError: more than ``MAX_DEAD`` items and ``MAX_DEAD_SHARE`` of all were left out.
     """
-    items = sum(len(shard.items) for shard in plan)
     letters = [letter for letter in stage.dead_letters() if letter.broken]
     if len({letter.id for letter in letters}) > max(MAX_DEAD, MAX_DEAD_SHARE * items):
         causes = Counter(letter.error for letter in letters).most_common(2)

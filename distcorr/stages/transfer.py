@@ -1,29 +1,33 @@
 """``transfer``: align every target with its neighbours and carry their keypoints (section 3).
 
-One shard is a few targets of one category with all their neighbours. Each writes two parts: the
-pairs (flow, energies and carried keypoints of every neighbour, so that any other way to combine
-them needs no new alignment) and the predictions that PCK is computed from.
+One shard is a few targets of one category with all their neighbours, by one layer. It writes their
+pairs: flow, energies and carried keypoints, so that any way to combine the neighbours is a matter
+of the report and needs no new alignment.
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
+import json
+import re
+import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from distcorr.algorithms.crop import from_square, to_square
 from distcorr.algorithms.flow import align_many, unit_norm
-from distcorr.algorithms.transfer import carry, order_by, predict_keypoints
+from distcorr.algorithms.transfer import carry, push
 from distcorr.config import FlowConfig, digest
 from distcorr.data.features import FeatureStore
-from distcorr.data.run import Shard, StageFolder
-from distcorr.data.store import HalfArray
+from distcorr.data.run import DeadLetter, Shard, StageFolder
+from distcorr.data.store import META, HalfArray
+from distcorr.errors import MISSING, DistcorrError
 from distcorr.stages.cluster import Outcome
 from distcorr.stages.pipeline import (
     Context,
@@ -33,119 +37,180 @@ from distcorr.stages.pipeline import (
     run_shards,
     stage_key,
 )
-from distcorr.types import FloatArray, Geometry, Instance
+from distcorr.types import FloatArray, Flow, Geometry, Instance
 
-VERSION = 1
+VERSION = 2
 NAME = "transfer"
-COPY = "NN transfer"
 
-PREDICTIONS = pa.schema(
-    [
-        ("method", pa.string()),
-        ("category", pa.string()),
-        ("instance", pa.string()),
-        ("image", pa.string()),
-        ("keypoint", pa.string()),
-        ("x", pa.float64()),  # predicted, px in the photograph, 0-based; null: no prediction
-        ("y", pa.float64()),
-        ("true_x", pa.float64()),
-        ("true_y", pa.float64()),
-        ("scale", pa.float64()),  # max(h, w) of the box, px
-    ]
-)
-
+# Bytes of grids that are read at once and travel to the nodes together: what the stage holds does
+# not grow with the data set. Not in the paper.
+HELD = 512_000_000
 
 _Neighbors = dict[str, list[tuple[str, float]]]
+_SIFT = re.compile(r"sift(\d+)")
+
+
+@dataclass(frozen=True)
+class _Job:
+    """Everything about the stage that is known before anything is aligned.
+
+    A shard's ``kind`` is its layer.
+    """
+
+    store: FeatureStore
+    features: StageFolder
+    stage: StageFolder
+    plan: list[Shard]
+    neighbors: _Neighbors
+    tables: dict[str, str]  # layer -> its feature table
+    methods: dict[str, str]  # layer -> what its flow is called
 
 
 @dataclass(frozen=True)
 class _Work:
     """One shard: its targets' neighbours, and what is needed of each instance of both kinds.
 
-    The category's grids, which all of its shards share, travel beside it: one copy per node.
+    The grids, which several shards share, travel beside it: one copy per node.
     """
 
+    method: str
+    layer: str
     category: str
-    keypoint_names: tuple[str, ...]
     neighbors: _Neighbors
     instances: dict[str, Instance]
-    rows: dict[str, int]  # instance id -> row of the category's grids
+    rows: dict[str, int]  # instance id -> row of the grids
+    lacking: dict[str, str]  # instance id -> why it has none
     geometry: Geometry
-    method: str
 
 
 def run(context: Context) -> Summary:
-    """Align, order, carry, predict."""
-    store, stage, plan, neighbors = _prepare(context)
+    """Align and carry."""
+    job = _prepare(context)
+
+    flow = context.config.flow
+    gpus = context.session.gpus() if flow.solver == "decoupled" else 0.0
 
     def work(todo: list[Shard]) -> Iterator[Outcome[Shard, Any]]:
-        return context.session.map(
-            transfer_shard, _arguments(context, store, stage, todo, neighbors)
-        )
+        arguments = _arguments(context, job, todo, "cuda" if gpus else "cpu")
+        return context.session.map(transfer_shard, arguments, gpus)
 
     context.run.save_config(context.config)
-    return run_shards(context, stage, plan, work)
+    facts = {
+        "flow": asdict(flow) | {"features": list(flow.features)},
+        "methods": list(job.methods.values()),
+        "split": context.config.neighbors.split,
+    }
+    pairs = sum(len(job.neighbors[target]) for shard in job.plan for target in shard.items)
+    return run_shards(context, job.stage, job.plan, work, facts, pairs)
 
 
 def forecast(context: Context) -> Forecast:
     """What ``run`` would do."""
-    _, stage, plan, _ = _prepare(context)
-    return Forecast(NAME, stage.key, len(plan), len(stage.todo(plan)))
+    store = FeatureStore(required("build-db", NAME, context.run))
+    lacking = set(store.aligned(context.config.flow).values()) - store.tables.keys()
+    if lacking:
+        note = f"waits for build-db to make {', '.join(sorted(lacking))}"
+        return Forecast(NAME, "", None, None, note)
+    job = _prepare(context)
+    return Forecast(NAME, job.stage.key, len(job.plan), len(job.stage.todo(job.plan)))
 
 
-def _prepare(context: Context) -> tuple[FeatureStore, StageFolder, list[Shard], _Neighbors]:
+def _prepare(context: Context) -> _Job:
     features = required("build-db", NAME, context.run)
     pairs = required("neighbors", NAME, context.run)
+    flow, store = context.config.flow, FeatureStore(features)
     neighbors: _Neighbors = defaultdict(list)
+    same = {i.id: i.id for i in store.instances}  # one string per instance, not one per pair
     for table in pairs.folder.iter_tables(pairs.parts("pairs")):
         for row in table.to_pylist():  # in rank order
-            neighbors[row["target"]].append((row["neighbor"], row["cosine"]))
-    store = FeatureStore(features)
+            neighbors[same[row["target"]]].append((same[row["neighbor"]], row["cosine"]))
+    stage = context.run.stage(NAME, stage_key(NAME, VERSION, context))
+    tables = store.aligned(flow)
     plan: list[Shard] = []
-    size = context.config.flow.shard
-    for category in sorted(store.keypoint_names):
-        targets = [i.id for i in store.members(category, "val")]
+    for layer, category in itertools.product(tables, sorted(store.keypoint_names)):
         if not store.members(category, "train"):
             continue  # nothing to learn from: the report says so
-        for start in range(0, len(targets), size):
-            chunk = targets[start : start + size]
-            inputs = digest([[t, neighbors[t]] for t in chunk])[:16]
-            plan.append(Shard(len(plan), inputs, tuple(chunk)))
-    stage = context.run.stage(NAME, stage_key(NAME, VERSION, context))
-    return store, stage, plan, neighbors
+        members = store.members(category, context.config.neighbors.split)
+        targets = [i.id for i in flow.chosen(members)]
+        # Targets that share their nearest neighbours stand together, and so are read together.
+        targets.sort(key=lambda target: ([n for n, _ in neighbors[target]], target))
+        for start in range(0, len(targets), flow.shard):
+            chunk = targets[start : start + flow.shard]
+            inputs = digest([layer, [[t, neighbors[t]] for t in chunk]])[:16]
+            plan.append(Shard(len(plan), inputs, tuple(chunk), layer))
+    return _Job(store, features, stage, plan, neighbors, tables, _methods(tables))
+
+
+def _methods(layers: Iterable[str]) -> dict[str, str]:
+    """Layer -> what its flow is called: "conv4 flow", "SIFT flow"."""
+    radii = {layer: found[1] for layer in layers if (found := _SIFT.fullmatch(layer))}
+    named = {layer: f"SIFT radius {radius} flow" for layer, radius in radii.items()}
+    if list(radii) == ["sift20"]:  # the paper's, and no other to tell it from
+        named = {"sift20": "SIFT flow"}
+    return {layer: named.get(layer, f"{layer} flow") for layer in layers}
 
 
 def _arguments(
-    context: Context,
-    store: FeatureStore,
-    stage: StageFolder,
-    todo: list[Shard],
-    neighbors: _Neighbors,
+    context: Context, job: _Job, todo: list[Shard], device: str
 ) -> Iterator[tuple[Shard, tuple[Any, ...]]]:
-    """Arguments of the shards, category by category: the features of one are held at a time."""
+    """Arguments of the shards, by layer and category, ``HELD`` bytes of features at a time."""
+    store, neighbors = job.store, job.neighbors
     instances = {i.id: i for i in store.instances}
-    by_category: dict[str, list[Shard]] = defaultdict(list)
+    letters = job.features.dead_letters()
+    of_category: dict[tuple[str, str], list[Shard]] = defaultdict(list)
     for shard in todo:
-        by_category[instances[shard.items[0]].category].append(shard)
-    for category, shards in by_category.items():
-        ids = {t for s in shards for t in s.items}
-        ids |= {n for i in tuple(ids) for n, _ in neighbors[i]}
-        kept, grids, meta = store.read(f"grids/{store.conv}", sorted(ids))
-        assert meta.geometry is not None  # grids are written with it
-        shared = context.session.put(grids)
-        rows = {i: row for row, i in enumerate(kept)}
-        for shard in shards:
-            members = {*shard.items, *(n for t in shard.items for n, _ in neighbors[t])}
-            work = _Work(
-                category,
-                store.keypoint_names[category],
-                {t: neighbors[t] for t in shard.items},
-                {i: instances[i] for i in members},
-                {i: rows[i] for i in members},
-                meta.geometry,
-                f"{store.conv} flow",
+        of_category[shard.kind, instances[shard.items[0]].category].append(shard)
+    for (layer, category), shards in of_category.items():
+        folder = store.folder_of(job.tables[layer])
+        lacking = {d.id: d.error for d in letters if not d.tables or folder in d.tables}
+        members = {i for shard in shards for i in _members(shard, neighbors)}
+        if members <= lacking.keys():
+            raise DistcorrError(
+                f"No instance of {category} that is to be aligned has {job.tables[layer]}.",
+                f"distcorr status -v -r {context.run} shows why; or leave {layer} out of "
+                "flow.features",
+                MISSING,
             )
-            yield shard, (shared, work, stage, shard, context.config.flow)
+        _, one, _ = store.read(job.tables[layer], [min(members - lacking.keys())])
+        for group in _groups(shards, neighbors, max(1, HELD // one.nbytes)):
+            members = {i for shard in group for i in _members(shard, neighbors)}
+            kept, grids, meta = store.read(job.tables[layer], sorted(members - lacking.keys()))
+            assert meta.geometry is not None  # grids are written with it
+            shared = context.session.put(grids)
+            rows = {i: row for row, i in enumerate(kept)}
+            for shard in group:
+                members = _members(shard, neighbors)
+                work = _Work(
+                    job.methods[layer],
+                    layer,
+                    category,
+                    {t: neighbors[t] for t in shard.items},
+                    {i: instances[i] for i in members},
+                    {i: rows[i] for i in members if i in rows},
+                    {i: lacking[i] for i in members if i in lacking},
+                    meta.geometry,
+                )
+                yield shard, (shared, work, job.stage, shard, context.config.flow, device)
+
+
+def _members(shard: Shard, neighbors: _Neighbors) -> set[str]:
+    """The shard's targets and all of their neighbours."""
+    return {*shard.items, *(n for t in shard.items for n, _ in neighbors[t])}
+
+
+def _groups(shards: Sequence[Shard], neighbors: _Neighbors, most: int) -> Iterator[list[Shard]]:
+    """Consecutive shards that need ``most`` instances together, or one shard that needs more."""
+    group: list[Shard] = []
+    needed: set[str] = set()
+    for shard in shards:
+        more = needed | _members(shard, neighbors)
+        if group and len(more) > most:
+            yield group
+            group, more = [], _members(shard, neighbors)
+        group.append(shard)
+        needed = more
+    if group:
+        yield group
 
 
 # -- one shard ---------------------------------------------------------------------------------
@@ -153,134 +218,144 @@ def _arguments(
 
 @dataclass
 class _Pairs:
-    """Columns of the pairs table, and per-target arrays for the predictions."""
+    """Columns of the pairs table, and the pairs that could not be aligned."""
 
     columns: dict[str, list[Any]] = field(default_factory=lambda: defaultdict(list))
-    displacements: list[npt.NDArray[np.int8]] = field(default_factory=list)
+    dead: list[DeadLetter] = field(default_factory=list)
+
+    def table(self, work: _Work, beta: float) -> pa.Table:
+        """The pairs; ``displacement`` is (cells, cells, 2) (dx, dy) in cells, row by row."""
+        shape = (work.geometry.cells, work.geometry.cells, 2)
+        kind = pa.int8() if work.geometry.cells < 128 else pa.int16()
+        flat = np.array(self.columns["displacement"], kind.to_pandas_dtype()).reshape(-1)
+        count, get = len(self.columns["target"]), self.columns.__getitem__
+        facts = {"shape": shape, "geometry": work.geometry._asdict(), "beta": beta}
+        return pa.table(
+            {
+                "method": pa.array([work.method] * count, pa.string()),
+                "category": pa.array([work.category] * count, pa.string()),
+                "target": pa.array(get("target"), pa.string()),
+                "neighbor": pa.array(get("neighbor"), pa.string()),
+                "rank": pa.array(get("rank"), pa.int32()),
+                "cosine": pa.array(get("cosine"), pa.float32()),
+                "data_energy": pa.array(get("data_energy"), pa.float64()),
+                "deformation_energy": pa.array(get("deformation_energy"), pa.float64()),
+                "carried": pa.array(get("carried"), pa.list_(pa.float64())),
+                "displacement": pa.FixedSizeListArray.from_arrays(
+                    pa.array(flat, kind), int(np.prod(shape))
+                ),
+            }
+        ).replace_schema_metadata({META: json.dumps(facts, sort_keys=True).encode()})
 
 
 def transfer_shard(
-    grids: HalfArray, work: _Work, stage: StageFolder, shard: Shard, config: FlowConfig
-) -> dict[str, int]:
-    """Align the shard's targets with their neighbours; write pairs, predictions and marker."""
-    pairs = _Pairs()
+    grids: HalfArray,
+    work: _Work,
+    stage: StageFolder,
+    shard: Shard,
+    config: FlowConfig,
+    device: str = "cpu",
+) -> dict[str, float]:
+    """Align the shard's targets with their neighbours; write the pairs and the marker."""
+    pairs, stride = _Pairs(), work.geometry.stride
+    beta = config.beta * (stride**2 if config.units == "px" else 1)  # per cell^2
 
-    @functools.cache  # the targets of a shard share many neighbours
-    def grid(instance: str) -> FloatArray:
-        values = grids[work.rows[instance]]
-        return unit_norm(values) if config.feature_norm == "unit" else values.astype(np.float32)
-
-    predictions: dict[str, list[Any]] = {name: [] for name in PREDICTIONS.names}
+    ready: dict[str, FloatArray] = {}  # made once: the targets of a shard share many neighbours
+    for instance, row in work.rows.items():
+        values = grids[row].astype(np.float32)
+        if np.isfinite(values).all():
+            ready[instance] = unit_norm(values) if config.feature_norm == "unit" else values
+    alignable: list[tuple[str, list[tuple[int, str, float]]]] = []
     for target in shard.items:
-        instance = work.instances[target]
-        found = work.neighbors[target]
-        flowed, copied, orders = _align_target(work, instance, grid, config, pairs)
-        shown = np.array([work.instances[n].visible for n, _ in found], bool)
-        shown = shown.reshape(len(found), len(work.keypoint_names))
-        rank = np.arange(len(found))
-        for method, carried, order in (
-            (work.method, flowed, orders),
-            (COPY, copied, rank),  # copying has no energies: the most similar first (protocol O17)
-        ):
-            points = predict_keypoints(carried, shown, order, config.keep, strict=config.strict)
-            _append_predictions(predictions, method, work, instance, points)
-    files = {}
-    for name, table in (
-        (f"pairs/{shard.part}", _pairs_table(pairs, work.geometry.cells)),
-        (f"predictions/{shard.part}", pa.table(predictions, schema=PREDICTIONS)),
-    ):
-        files[name] = stage.folder.write_table(name, table, row_group_size=65536)
-    stage.mark_done(shard, files, len(pairs.displacements))
-    return {"rows": len(pairs.displacements)}
+        there = []
+        for rank, (neighbor, cosine) in enumerate(work.neighbors[target]):
+            if target in ready and neighbor in ready:
+                there.append((rank, neighbor, cosine))
+                continue
+            broken = neighbor if target in ready else target
+            why = work.lacking.get(broken, f"{work.layer} is not finite")
+            file = work.instances[broken].image
+            pairs.dead.append(DeadLetter(f"{target} <- {neighbor}", file, f"{broken}: {why}"))
+        alignable.append((target, there))
+    began = time.perf_counter()
+    wanted = [(target, [n for _, n, _ in there]) for target, there in alignable]
+    solved = _solve(wanted, ready, beta, config, device)
+    for (target, there), flows in zip(alignable, solved, strict=True):
+        _add(pairs, work, work.instances[target], there, flows, config)
+    aligning = time.perf_counter() - began
+    name = f"pairs/{shard.part}"
+    written = stage.folder.write_table(name, pairs.table(work, beta), row_group_size=65536)
+    stage.mark_done(shard, {name: written}, len(pairs.columns["target"]), pairs.dead)
+    rows = len(pairs.columns["target"])
+    return {"rows": rows, "dead": len(pairs.dead), "aligning": round(aligning, 6)}
 
 
-def _align_target(
+def _solve(
+    wanted: Sequence[tuple[str, list[str]]],
+    grids: Mapping[str, FloatArray],
+    beta: float,
+    config: FlowConfig,
+    device: str,
+) -> Iterator[list[Flow]]:
+    """For each target the flows to its neighbours, or forward: from its neighbours to it."""
+    inverse = config.direction == "inverse"
+    if device == "cpu":
+        align = functools.partial(
+            align_many,
+            beta=beta,
+            solver=config.solver,
+            iterations=config.iterations,
+            window=config.window,
+        )
+        for target, neighbors in wanted:
+            others = [grids[neighbor] for neighbor in neighbors]
+            if inverse:
+                yield align(grids[target], others) if others else []
+            else:
+                yield [align(other, [grids[target]])[0] for other in others]
+        return
+    from distcorr.algorithms.flow_torch import align_pairs  # torch takes seconds to import
+
+    pairs = [(t, n) if inverse else (n, t) for t, neighbors in wanted for n in neighbors]
+    used = {instance: row for row, instance in enumerate(dict.fromkeys(itertools.chain(*pairs)))}
+    flows: Iterator[Flow] = iter(())
+    if pairs:  # all at once: a GPU is busy with thousands
+        displacements, energies = align_pairs(
+            [grids[instance] for instance in used],
+            [[used[i], used[j]] for i, j in pairs],
+            beta,
+            iterations=config.iterations,
+            window=config.window,
+            device=device,
+        )
+        flows = (Flow(w, *e) for w, e in zip(displacements, energies.tolist(), strict=True))
+    for _, neighbors in wanted:
+        yield list(itertools.islice(flows, len(neighbors)))
+
+
+def _add(
+    pairs: _Pairs,
     work: _Work,
     instance: Instance,
-    grid: Callable[[str], FloatArray],
+    there: Sequence[tuple[int, str, float]],
+    flows: Sequence[Flow],
     config: FlowConfig,
-    pairs: _Pairs,
-) -> tuple[Any, Any, Any]:
-    """(N, K, 2) keypoints carried by flow and by copying, px in the photograph; (N,) order."""
-    geometry, side = work.geometry, work.geometry.input_size
-    found = work.neighbors[instance.id]
-    flows = align_many(
-        grid(instance.id),
-        [grid(neighbor) for neighbor, _ in found],
-        config.beta,
-        iterations=config.iterations,
-        reweighted=config.reweighted,
-    )
-    shape = (len(found), len(work.keypoint_names), 2)
-    flowed, copied = np.full(shape, np.nan), np.full(shape, np.nan)
-    energies = np.zeros((len(found), 2))
-    for i, ((neighbor, cosine), flow) in enumerate(zip(found, flows, strict=True)):
+) -> None:
+    """A row per neighbour (rank, id, cosine); keypoints are carried into the photograph, px."""
+    side = work.geometry.input_size
+    move = carry if config.direction == "inverse" else push
+    for (rank, neighbor, cosine), flow in zip(there, flows, strict=True):
         other = work.instances[neighbor]
         keypoints = to_square(other.keypoints, other.box, side)
-        carried = carry(keypoints, flow.displacement, geometry)
-        flowed[i] = from_square(carried, instance.box, side)
-        copied[i] = from_square(keypoints, instance.box, side)
-        energies[i] = flow.data_energy, flow.deformation_energy
-        pairs.displacements.append(flow.displacement.astype(np.int8))
+        carried = from_square(move(keypoints, flow.displacement, work.geometry), instance.box, side)
         for name, value in (
             ("target", instance.id),
             ("neighbor", neighbor),
-            ("rank", i),
+            ("rank", rank),
             ("cosine", cosine),
             ("data_energy", flow.data_energy),
             ("deformation_energy", flow.deformation_energy),
-            ("carried", flowed[i].reshape(-1)),
+            ("carried", carried.reshape(-1)),
+            ("displacement", flow.displacement),
         ):
             pairs.columns[name].append(value)
-    data, deformation = energies.T
-    key = {
-        "deformation": deformation,
-        "data": data,
-        "total": data + config.beta * deformation,
-        "similarity": np.zeros(len(found)),  # all equal: the rank decides
-    }[config.order]
-    return flowed, copied, order_by(key, np.arange(len(found)))
-
-
-def _append_predictions(
-    columns: dict[str, list[Any]],
-    method: str,
-    work: _Work,
-    instance: Instance,
-    points: npt.NDArray[np.float64],
-) -> None:
-    """One row per visible keypoint of the target: invisible ones are not scored (section 3)."""
-    for k in np.flatnonzero(instance.visible):
-        missing = bool(np.isnan(points[k]).any())
-        for name, value in (
-            ("method", method),
-            ("category", work.category),
-            ("instance", instance.id),
-            ("image", instance.image),
-            ("keypoint", work.keypoint_names[k]),
-            ("x", None if missing else points[k, 0]),
-            ("y", None if missing else points[k, 1]),
-            ("true_x", float(instance.keypoints[k, 0])),
-            ("true_y", float(instance.keypoints[k, 1])),
-            ("scale", instance.box.max_side),
-        ):
-            columns[name].append(value)
-
-
-def _pairs_table(pairs: _Pairs, cells: int) -> pa.Table:
-    """The pairs; ``displacement`` is (cells, cells, 2) int8 (dx, dy) in cells, row by row."""
-    length = cells * cells * 2
-    flat = np.concatenate([d.reshape(-1) for d in pairs.displacements] or [np.zeros(0, np.int8)])
-    get = pairs.columns.__getitem__
-    return pa.table(
-        {
-            "target": pa.array(get("target"), pa.string()),
-            "neighbor": pa.array(get("neighbor"), pa.string()),
-            "rank": pa.array(get("rank"), pa.int32()),
-            "cosine": pa.array(get("cosine"), pa.float32()),
-            "data_energy": pa.array(get("data_energy"), pa.float64()),
-            "deformation_energy": pa.array(get("deformation_energy"), pa.float64()),
-            "carried": pa.array(get("carried"), pa.list_(pa.float64())),
-            "displacement": pa.FixedSizeListArray.from_arrays(pa.array(flat, pa.int8()), length),
-        }
-    )

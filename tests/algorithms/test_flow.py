@@ -8,7 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distcorr.algorithms import _flow_cpu as kernels
-from distcorr.algorithms.flow import align, align_many, energy, unit_norm
+from distcorr.algorithms import _flow_decoupled as decoupled
+from distcorr.algorithms import _flow_trws as trws
+from distcorr.algorithms.flow import SOLVERS, align, align_many, data_costs, energy, unit_norm
 
 STEPS = ((0, -1), (-1, 0), (0, 1), (1, 0))
 seeds = st.integers(0, 2**32 - 1)
@@ -85,7 +87,7 @@ def viterbi(source, target, beta):
 
 @given(seeds, st.integers(1, 7), st.integers(1, 7), st.sampled_from(STEPS))
 @settings(max_examples=60, deadline=None)
-def test_a_message_is_the_brute_force_minimum(seed, height, width, step):
+def test_a_joint_message_is_the_brute_force_minimum(seed, height, width, step):
     rng = np.random.default_rng(seed)
     beta = float(rng.choice([0.003, 0.3, 10]))
     shape = (kernels.padded(height), kernels.padded(width))
@@ -93,10 +95,10 @@ def test_a_message_is_the_brute_force_minimum(seed, height, width, step):
     belief[:height, :width] = rng.random((height, width))
     out = np.zeros(shape, np.float32)
     dy, dx = step
-    kernels.send(
+    trws.send(
         belief,
-        kernels.shifted_quadratics(height, beta)[dy + 1],
-        kernels.shifted_quadratics(width, beta)[dx + 1].T.copy(),
+        trws.shifted_quadratics(height, beta)[dy + 1],
+        trws.shifted_quadratics(width, beta)[dx + 1].T.copy(),
         np.empty((height, shape[1]), np.float32),
         out,
     )
@@ -112,30 +114,87 @@ def test_a_message_longer_than_one_block_is_the_brute_force_minimum():
     rng = np.random.default_rng(11)
     table, rows = rng.random((37, 32), np.float32), rng.random((32, 32), np.float32)
     out = np.empty((37, 32), np.float32)
-    kernels.min_plus(table, rows, out)
+    trws.min_plus(table, rows, out)
     np.testing.assert_array_equal(out, (table[:, :, None] + rows[None]).min(1))
 
 
-@pytest.mark.parametrize("reweighted", [True, False])
+@given(seeds, st.integers(1, 40), st.integers(-4, 4), st.sampled_from([0.003, 0.3, 10]))
+@settings(max_examples=60, deadline=None)
+def test_a_message_of_one_axis_is_the_brute_force_minimum(seed, cells, shift, beta):
+    values = np.full(kernels.padded(cells), decoupled.NEVER, np.float32)
+    values[:cells] = np.random.default_rng(seed).random(cells)
+    square, out = kernels.squares(100, beta), np.empty_like(values)
+    decoupled.transform(values, square, 100 - shift, out)
+    i, x = np.arange(cells)[:, None], np.arange(cells)
+    expected = (values[:cells, None] + beta * (i - x + shift) ** 2).min(0)
+    np.testing.assert_allclose(out[:cells], expected, rtol=1e-5, atol=1e-6)
+
+
+@given(seeds, st.integers(1, 40), st.integers(1, 40))
+@settings(max_examples=30, deadline=None)
+def test_the_planes_of_a_cell_hear_the_brute_force_minimum(seed, height, width):
+    rng = np.random.default_rng(seed)
+    shape = (kernels.padded(height), kernels.padded(width))
+    cost = np.full(shape, kernels.FORBIDDEN, np.float32)
+    cost[:height, :width] = rng.random((height, width))
+    by_row, by_column = rng.random(shape[0], np.float32), rng.random(shape[1], np.float32)
+    rows, columns = np.empty(shape[0], np.float32), np.empty(shape[1], np.float32)
+    decoupled.least_of_rows(cost, by_column, rows)
+    kernels.spread(by_row, cost, columns)
+    np.testing.assert_array_equal(rows, (cost + by_column).min(1))
+    np.testing.assert_array_equal(columns, (cost + by_row[:, None]).min(0))
+    row, column = kernels.best_label(cost, by_row, by_column, columns)
+    total = cost + by_row[:, None] + by_column
+    assert total[row, column] == pytest.approx(total.min(), abs=1e-6)
+
+
+@given(seeds, st.integers(1, 7), st.integers(1, 7), st.integers(1, 6), st.integers(1, 6))
+@settings(max_examples=30, deadline=None)
+def test_a_parent_costs_what_its_children_cost_if_they_move_alike(seed, h, w, th, tw):
+    source, target = grid(seed, h, w), grid(seed + 1, th, tw)
+    fine = decoupled.Decoupled((h, w), (th, tw), 1.0, 1)
+    fine.cost[:, :, :th, :tw] = data_costs(source, target)
+    levels = fine._costs
+    for step, (child, parent) in zip((1, 2), itertools.pairwise(levels), strict=False):
+        decoupled.coarsen(child, th, tw, step, parent)
+        for y, x, i, j in np.ndindex(*parent.shape[:2], th, tw):
+            expected = sum(
+                child[y2, x2, min(i + step * (y2 % 2), th - 1), min(j + step * (x2 % 2), tw - 1)]
+                for y2 in range(2 * y, min(2 * y + 2, child.shape[0]))
+                for x2 in range(2 * x, min(2 * x + 2, child.shape[1]))
+            )
+            assert parent[y, x, i, j] == pytest.approx(expected, rel=1e-5)
+        assert (parent[:, :, th:] == kernels.FORBIDDEN).all()
+        assert (parent[:, :, :, tw:] == kernels.FORBIDDEN).all()
+
+
+def test_data_costs_are_the_distances():
+    source, target = grid(1, 3, 4), grid(2, 5, 2)
+    expected = np.linalg.norm(source[:, :, None, None].astype(float) - target, axis=-1)
+    np.testing.assert_allclose(data_costs(source, target), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
 @given(seeds, st.integers(1, 9), st.booleans(), sides, sides)
 @settings(max_examples=60, deadline=None)
-def test_a_chain_is_solved_exactly(reweighted, seed, n, upright, height, width):
+def test_a_chain_is_solved_exactly(solver, seed, n, upright, height, width):
     rows, columns = (n, 1) if upright else (1, n)
     source, target = grid(seed, rows, columns), grid(seed + 1, height, width)
     for beta in (3e-3, 0.1, 1.0):
-        flow = align(source, target, beta, reweighted=reweighted)
+        flow = align(source, target, beta, solver=solver, iterations=20 * (solver == "paper"))
         assert flow.energy(beta) == pytest.approx(viterbi(source, target, beta), abs=2e-4)
 
 
+@pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize(("source_shape", "target_shape"), [((2, 2), (2, 3)), ((2, 3), (2, 2))])
-def test_a_loop_is_nearly_always_solved_exactly(source_shape, target_shape):
+def test_a_loop_is_nearly_always_solved_exactly(source_shape, target_shape, solver):
     gaps = []
     for seed, beta in itertools.product(range(20), (3e-3, 3e-2, 0.3)):
         source, target = grid(seed, *source_shape), grid(seed + 100, *target_shape)
         best = exhaustive(source, target, beta)
-        gaps.append(align(source, target, beta).energy(beta) / best - 1)
-    assert min(gaps) > -1e-9  # nothing beats the optimum
-    assert max(gaps) < 0.05
+        gaps.append(align(source, target, beta, solver=solver).energy(beta) / best - 1)
+    assert min(gaps) > -1e-6  # nothing beats the optimum
+    assert max(gaps) < 0.1
     assert np.mean(np.array(gaps) < 1e-4) >= 0.9
 
 
@@ -143,8 +202,8 @@ def test_a_loop_is_nearly_always_solved_exactly(source_shape, target_shape):
 @settings(max_examples=150, deadline=None)
 def test_never_above_standing_still_and_energies_are_those_of_the_field(seed, h, w, th, tw, beta):
     source, target = grid(seed, h, w), grid(seed + 1, th, tw)
-    for iterations in (0, 1, 3):
-        flow = align(source, target, beta, iterations=iterations)
+    for solver, iterations in itertools.product(SOLVERS, (0, 1)):
+        flow = align(source, target, beta, solver=solver, iterations=iterations)
         expected = loop_energy(source, target, flow.displacement, beta)
         assert (flow.data_energy, flow.deformation_energy) == pytest.approx(expected, rel=1e-12)
         assert energy(source, target, flow.displacement, beta) == flow[1:]
@@ -198,13 +257,34 @@ def test_a_large_beta_leaves_no_deformation():
     assert flow.deformation_energy == 0
 
 
-def test_align_many_equals_singles_bit_for_bit_and_runs_repeat():
+@given(seeds, sides, sides, sides, sides, st.integers(1, 3))
+@settings(max_examples=60, deadline=None)
+def test_a_window_bounds_the_displacement(seed, h, w, th, tw, window):
+    source, target = grid(seed, h, w), grid(seed + 1, th, tw)
+    for solver in SOLVERS:
+        flow = align(source, target, 1e-6, solver=solver, window=window)
+        assert np.abs(flow.displacement - still(source, target)).max() <= window
+        open_flow = align(source, target, 1e-6, solver=solver)
+        wide = align(source, target, 1e-6, solver=solver, window=99)
+        assert wide.displacement.tobytes() == open_flow.displacement.tobytes()
+
+
+def test_a_window_around_the_planted_translation_does_not_hide_it():
+    target = grid(3, 17, 20, channels=32)
+    flow = align(target[4:13, 7:18], target, 3e-3, window=7)
+    assert (flow.displacement == [7, 4]).all()
+    assert align(target[4:13, 7:18], target, 3e-3, window=6).data_energy > 0
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_align_many_equals_singles_bit_for_bit_and_runs_repeat(solver):
     source = grid(1, 13, 13, channels=24)
     targets = [
         grid(s, *shape, channels=24) for s, shape in enumerate([(13, 13), (5, 18), (13, 13)])
     ]
-    for many, target in zip(align_many(source, targets, 3e-3), targets, strict=True):
-        for one in (align(source, target, 3e-3), align(source, target, 3e-3)):
+    found = align_many(source, targets, 3e-3, solver=solver)
+    for many, target in zip(found, targets, strict=True):
+        for one in [align(source, target, 3e-3, solver=solver) for _ in range(2)]:
             assert many.displacement.tobytes() == one.displacement.tobytes()
             assert many[1:] == one[1:]
     assert align_many(source, [], 3e-3) == []
@@ -212,8 +292,21 @@ def test_align_many_equals_singles_bit_for_bit_and_runs_repeat():
 
 def test_more_iterations_never_raise_the_energy():
     source, target = grid(20, 13, 13), grid(21, 13, 13)
-    energies = [align(source, target, 3e-2, iterations=i).energy(3e-2) for i in (0, 1, 3, 8)]
+    energies = [
+        align(source, target, 3e-2, solver="trws", iterations=i).energy(3e-2) for i in (1, 3, 8)
+    ]
     assert energies == sorted(energies, reverse=True)
+
+
+@pytest.mark.parametrize(("target", "beta"), [((13, 13), 3e-3), ((13, 13), 3e-2), ((9, 17), 0.1)])
+def test_the_default_solver_comes_near_the_slow_one(target, beta):
+    """On noise, which is harder than photographs."""
+    gaps = []
+    for seed in range(8):
+        a, b = grid(seed, 13, 13, channels=24), grid(seed + 50, *target, channels=24)
+        near = align(a, b, beta, solver="trws", iterations=15).energy(beta)
+        gaps.append(align(a, b, beta).energy(beta) / near - 1)
+    assert np.median(gaps) < 0.02
 
 
 def test_unit_norm():
@@ -251,6 +344,10 @@ def test_bad_settings_are_refused():
     ones = np.ones((2, 2, 3), np.float32)
     with pytest.raises(ValueError, match="iterations"):
         align(ones, ones, 1.0, iterations=-1)
+    with pytest.raises(ValueError, match="window"):
+        align(ones, ones, 1.0, window=-1)
+    with pytest.raises(ValueError, match="decoupled, trws, paper, got 'bp'"):
+        align(ones, ones, 1.0, solver="bp")
     with pytest.raises(ValueError, match="displacement must be"):
         energy(ones, ones, np.zeros((2, 3, 2), int), 1.0)
     with pytest.raises(ValueError, match="stay in the target grid"):

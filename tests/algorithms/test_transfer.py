@@ -6,7 +6,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.interpolate import RectBivariateSpline
 
-from distcorr.algorithms.transfer import carry, order_by, predict_keypoints, upsample, warp
+from distcorr.algorithms.transfer import (
+    carry,
+    order_by,
+    predict_keypoints,
+    push,
+    upsample,
+    warp,
+    warp_forward,
+)
 from distcorr.types import Geometry
 
 CONV4 = Geometry(input_size=227, stride=16, offset=17.0, rf=163, cells=13)
@@ -84,6 +92,49 @@ def test_carry_is_the_brute_force_minimiser(seed):
         np.testing.assert_allclose(got, np.mean(ties, axis=0), atol=1e-12)
 
 
+@pytest.mark.parametrize("cells", [2, 5, 13])
+def test_push_adds_scipys_spline_at_the_point_itself(cells):
+    geometry = Geometry(17 + 16 * cells, 16, 17.0, 163, cells)
+    flow, centres = random_flow(cells, geometry), geometry.centres()
+    points = np.random.default_rng(1).uniform(-5, geometry.input_size + 5, (20, 2))
+    at = np.clip(points, centres[0], centres[-1])
+    k = min(3, cells - 1)
+    splines = [
+        RectBivariateSpline(centres, centres, 16.0 * flow[..., axis], kx=k, ky=k, s=0)
+        for axis in (0, 1)
+    ]
+    w = np.stack([spline.ev(at[:, 1], at[:, 0]) for spline in splines], axis=-1)
+    np.testing.assert_allclose(push(points, flow, geometry), points + w, atol=1e-9)
+
+
+def test_push_by_a_constant_flow_is_the_inverse_of_carry():
+    points = np.array([[100, 120], [np.nan, 3], [60, 90], [np.nan, np.nan]])
+    pushed = push(points, constant_flow(CONV4, 1, -2), CONV4)
+    np.testing.assert_allclose(pushed[[0, 2]], [[116, 88], [76, 58]], atol=1e-9)
+    assert np.isnan(pushed[[1, 3]]).all()
+    np.testing.assert_allclose(
+        carry(pushed, constant_flow(CONV4, 1, -2), CONV4)[[0, 2]], points[[0, 2]], atol=1e-9
+    )
+    assert push(np.zeros((0, 2)), constant_flow(SMALL, 0, 0), SMALL).shape == (0, 2)
+    with pytest.raises(ValueError, match=r"points must be \(K, 2\)"):
+        push(np.zeros(2), constant_flow(SMALL, 0, 0), SMALL)
+
+
+def test_warp_forward_shows_what_lands_nearest():
+    image = np.random.default_rng(0).integers(0, 256, (23, 23, 3), dtype=np.uint8)
+    np.testing.assert_array_equal(warp_forward(image, constant_flow(SMALL, 0, 0), SMALL), image)
+    shifted = warp_forward(image, constant_flow(SMALL, 1, -1), SMALL)
+    rows, columns = np.clip(np.arange(23) + 4, 0, 22), np.clip(np.arange(23) - 4, 0, 22)
+    np.testing.assert_array_equal(shifted, image[rows][:, columns])
+    flow = random_flow(5, SMALL, reach=1)
+    w, warped = upsample(flow, SMALL), warp_forward(image, flow, SMALL)
+    y, x = np.mgrid[:23, :23]
+    for to_y, to_x in ((3, 5), (11, 11), (0, 22), (19, 8)):
+        distance = (x + w[..., 0] - to_x) ** 2 + (y + w[..., 1] - to_y) ** 2
+        nearest = image[distance <= distance.min() + 1e-9]
+        assert (nearest == warped[to_y, to_x]).all(axis=1).any()
+
+
 def test_warp_without_flow_changes_nothing():
     image = np.random.default_rng(0).integers(0, 256, (23, 23, 3), dtype=np.uint8)
     np.testing.assert_array_equal(warp(image, constant_flow(SMALL, 0, 0), SMALL), image)
@@ -139,6 +190,22 @@ def test_no_neighbours_predict_nothing():
     predicted = predict_keypoints(np.zeros((0, 4, 2)), np.zeros((0, 4), bool), np.zeros(0, int))
     assert np.isnan(predicted).all()
     assert predicted.shape == (4, 2)
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 8), st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_prediction_is_numpys_median_of_those_asked(seed, keep, strict):
+    rng = np.random.default_rng(seed)
+    n, types = rng.integers(0, 9), rng.integers(1, 5)
+    carried = rng.normal(0, 100, (n, types, 2))
+    carried[rng.random((n, types)) < 0.1] = np.nan
+    shown, order = rng.random((n, types)) < 0.6, rng.permutation(n)
+    predicted = predict_keypoints(carried, shown, order, keep, strict=strict)
+    for k in range(types):
+        asked = [i for i in (order[:keep] if strict else order)]
+        asked = [i for i in asked if shown[i, k] and not np.isnan(carried[i, k]).any()][:keep]
+        wanted = np.median(carried[asked, k], axis=0) if asked else np.full(2, np.nan)
+        np.testing.assert_array_equal(predicted[k], wanted)
 
 
 def test_order_is_by_key_then_rank():

@@ -10,8 +10,8 @@ import pyarrow as pa
 import pytest
 
 from distcorr.config import EvaluationConfig
+from distcorr.report.predictions import PREDICTIONS
 from distcorr.report.tables import COLUMNS, Report, table2
-from distcorr.stages.transfer import PREDICTIONS
 
 CONFIG = EvaluationConfig(alphas=(0.1, 0.05), resamples=200)
 
@@ -67,6 +67,30 @@ def test_by_hand() -> None:
     assert value(rows, "table2", "flow", "bird", 0.1)["n"] == 3
     assert value(rows, "table2", "flow", "mean", 0.1)["n"] == 4
     assert notes == []
+
+
+def test_gains_compare_every_flow_with_copying_and_the_first_two() -> None:
+    other = predictions(
+        ("SIFT flow", "bird", "a", "eye", 50.0, 100.0),
+        ("SIFT flow", "bird", "b", "eye", 2.0, 100.0),
+        ("SIFT flow", "bird", "b", "tail", 10.0, 100.0),
+        ("SIFT flow", "cow", "c", "horn", 3.5, 30.0),
+    )
+    flows = TABLE.filter(pa.array([m == "flow" for m in TABLE["method"].to_pylist()]))
+    copying = TABLE.filter(pa.array([m != "flow" for m in TABLE["method"].to_pylist()]))
+    rows, _ = table2(pa.concat_tables([flows, other, copying]), CONFIG, 1)
+    gains = [row for row in rows if row["table"] == "table2-gain"]
+    assert list(dict.fromkeys(row["method"] for row in gains)) == [
+        "flow minus NN transfer",
+        "SIFT flow minus NN transfer",
+        "flow minus SIFT flow",
+    ]
+    paired = value(rows, "table2-gain", "flow minus SIFT flow", "bird", 0.1)
+    assert paired["value"] == 0
+    # Drawn alone, photograph a favours the one by 100 and b the other by 50 (its tail is equal).
+    assert (paired["low"], paired["high"]) == (-50, 100)
+    paired = value(rows, "table2-gain", "flow minus SIFT flow", "mean", 0.1)
+    assert paired["value"] == 50  # 0 for birds, 100 for cows
 
 
 def test_every_row_has_the_columns_and_intervals_hold_the_value() -> None:

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from distcorr import config as configuration
+from distcorr.algorithms import nets
 from distcorr.config import Config
+from distcorr.data import voc
 from distcorr.data.run import Run
 from distcorr.stages.cluster import Session
 from distcorr.stages.pipeline import STAGES, Context, Silent, Summary, run_stage
+from distcorr.types import Dataset, Instance
 
 
 class Recorder(Silent):
@@ -50,3 +59,49 @@ def assert_same(one: Path, two: Path) -> None:
     a, b = contents(one), contents(two)
     assert sorted(a) == sorted(b)
     assert [name for name in a if a[name] != b[name]] == []
+
+
+def stage_folder(folder: Path, name: str) -> Path:
+    """Where the current outputs of a stage are."""
+    key = json.loads((folder / "manifest.json").read_text())["stages"][name]["key"]
+    return folder / name / key
+
+
+def saved_pairs(folder: Path) -> pa.Table:
+    """All pairs that the run's transfer has saved."""
+    parts = sorted((stage_folder(folder, "transfer") / "pairs").iterdir())
+    tables = [pq.read_table(part) for part in parts]
+    flows = pa.list_(pa.int8())  # layers may differ in their cells
+    at = tables[0].schema.names.index("displacement")
+    return pa.concat_tables(
+        [t.set_column(at, "displacement", t["displacement"].cast(flows)) for t in tables]
+    ).replace_schema_metadata()
+
+
+def write_alexnet(path: Path) -> Path:
+    """AlexNet with random weights: a network that takes images of any size."""
+    rng = np.random.default_rng(3)
+    modules, _ = nets.skeleton(nets.ALEXNET, 227)
+    arrays = {
+        name: rng.normal(0, 1 / np.sqrt(np.prod(value.shape[1:]) or 100), value.shape)
+        for name, value in modules.state_dict().items()
+        if not name.startswith("fc")
+    }
+    np.savez(path, **{name: value.astype(np.float32) for name, value in arrays.items()})
+    return path
+
+
+def load_with_blanks(root: str, categories: Sequence[str] = (), limit: int = 0) -> Dataset:
+    """The toy photographs; the first instance of every category and split shows no keypoint."""
+    dataset = voc.load(root, categories=categories, limit=limit)
+    seen: set[tuple[str, str]] = set()
+
+    def blanked(instance: Instance) -> Instance:
+        kind = instance.category, instance.split
+        if kind in seen:
+            return instance
+        seen.add(kind)
+        absent = np.full_like(instance.keypoints, np.nan)
+        return replace(instance, keypoints=absent, visible=np.zeros(len(absent), bool))
+
+    return replace(dataset, instances=tuple(map(blanked, dataset.instances)))

@@ -16,29 +16,17 @@ from distcorr.data.run import Run
 from distcorr.errors import DistcorrError
 from distcorr.stages.cluster import Session
 from distcorr.stages.pipeline import Context, forecast_stage, run_stage
-from tests.stages.common import Recorder, assert_same, contents, run_all, toy_config
+from tests.stages.common import (
+    Recorder,
+    assert_same,
+    contents,
+    run_all,
+    stage_folder,
+    toy_config,
+)
 
 Settings = Callable[..., list[str]]
 INLINE = "compute.address=inline"
-
-
-@pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory, toy_settings: Settings) -> Path:
-    """A finished inline run; copy it before changing it."""
-    folder = tmp_path_factory.mktemp("runs") / "inline"
-    run_all(folder, toy_settings(INLINE))
-    return folder
-
-
-@pytest.fixture
-def copy(finished: Path, tmp_path: Path) -> Path:
-    shutil.copytree(finished, tmp_path / "copy")
-    return tmp_path / "copy"
-
-
-def stage_folder(folder: Path, name: str) -> Path:
-    key = json.loads((folder / "manifest.json").read_text())["stages"][name]["key"]
-    return folder / name / key
 
 
 @pytest.mark.parametrize("workers", [1, 3])
@@ -78,7 +66,7 @@ def test_what_is_lost_is_done_again_and_nothing_else(
     grids = sorted((copy / "store").glob("grids-block10-*/*.parquet"))
     part = next(path for path in grids if path.name not in of_it)
     part.write_bytes(part.read_bytes()[:100])
-    (transfer / "predictions" / "part-00000.parquet").unlink()
+    (transfer / "pairs" / "part-00000.parquet").unlink()
     for marker in copy.rglob("_done.json"):
         marker.unlink()
     summaries = run_all(copy, toy_settings(f"compute.address={address}"))
@@ -135,7 +123,7 @@ def test_forecast_counts_and_writes_nothing(
 
     (stage_folder(copy, "transfer") / "shards" / "00001.json").unlink()
     before = contents(copy)
-    assert forecast(copy) == [(18, 0), (3, 0), (6, 1)]
+    assert forecast(copy) == [(18, 0), (3, 0), (12, 1)]
     assert contents(copy) == before
 
 
@@ -188,15 +176,17 @@ def test_flow_beats_copying_and_shuffled_weights(
             for r in rows
             if r["table"] == "table2"
             and r["category"] == "mean"
-            and method in r["method"]
+            and r["method"] == method
             and r["alpha"] == alpha
         )
         return float(row["value"])
 
     for alpha in (0.1, 0.05):
-        assert mean(tmp_path / "real", "flow", alpha) > mean(tmp_path / "real", "NN", alpha) + 5
-        assert (
-            mean(tmp_path / "real", "flow", alpha) > mean(tmp_path / "shuffled", "flow", alpha) + 5
+        real = mean(tmp_path / "real", "block10 flow", alpha)
+        assert real > mean(tmp_path / "real", "NN transfer", alpha) + 5
+        assert real > mean(tmp_path / "shuffled", "block10 flow", alpha) + 5
+        assert mean(tmp_path / "real", "SIFT flow", alpha) == mean(
+            tmp_path / "shuffled", "SIFT flow", alpha
         )
     assert "SHUFFLED" in tables.build(Run(str(tmp_path / "shuffled"))).weights
 
@@ -369,7 +359,7 @@ def test_nothing_to_score_is_said(voc: Path, tmp_path: Path, toy_settings: Setti
 def test_one_layer_may_serve_as_grid_and_as_vector(tmp_path: Path, toy_settings: Settings) -> None:
     settings = toy_settings(INLINE, "features.conv=block15", "features.vector=block15")
     summaries = run_all(tmp_path / "run", settings)
-    assert summaries["transfer"].rows == 45
+    assert summaries["transfer"].rows == 2 * 45  # by the layer and by SIFT
 
 
 def test_a_layer_without_cells_is_refused_at_once(tmp_path: Path, toy_settings: Settings) -> None:
@@ -392,7 +382,7 @@ def test_a_shard_that_fails_is_reported_and_tried_again(
     key = stage_folder(finished, "transfer").name
     obstacle = folder / "transfer" / key / "pairs" / "part-00002.parquet"
     (obstacle / "x").mkdir(parents=True)
-    with pytest.raises(DistcorrError, match="1 of 6 shards of transfer failed: Cannot write") as e:
+    with pytest.raises(DistcorrError, match="1 of 12 shards of transfer failed: Cannot write") as e:
         run_all(folder, settings, ["transfer"])
     assert e.value.exit_code == 4
     log = next((folder / "logs").glob("transfer-*.jsonl")).read_text().splitlines()
