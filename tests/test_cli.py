@@ -14,6 +14,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
+
+from distcorr.cli import app, common
 
 Settings = Callable[..., list[str]]
 GOLDEN = Path(__file__).parent / "golden"
@@ -22,14 +25,17 @@ COMMANDS += ("ablate", "match", "features", "store", "store ls", "store verify")
 
 
 def distcorr(*arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"COLUMNS": "100", "NO_COLOR": "1", "TERM": "dumb"}
-    return subprocess.run(
-        [sys.executable, "-m", "distcorr", *arguments],
-        capture_output=True,
-        text=True,
-        env=environment | options.pop("env", {}),  # type: ignore[operator]
-        **options,  # type: ignore[call-overload]
-    )
+    """The command: in this process, which has imported all, or with ``options`` in its own."""
+    environment = {"COLUMNS": "100", "NO_COLOR": "1", "TERM": "dumb"}
+    command = [sys.executable, "-m", "distcorr", *arguments]
+    if options:
+        environment = os.environ | environment | options.pop("env", {})  # type: ignore[operator]
+        return subprocess.run(command, capture_output=True, text=True, env=environment, **options)  # type: ignore[call-overload]
+    common._shown.clear()  # a terminal writes to the streams that it found
+    done = CliRunner().invoke(app, arguments, prog_name="distcorr", env=environment)
+    if done.exception and not isinstance(done.exception, SystemExit):
+        raise done.exception  # a traceback is what users must never see
+    return subprocess.CompletedProcess(command, done.exit_code, done.stdout, done.stderr)
 
 
 def sets(settings: list[str]) -> list[str]:
@@ -40,7 +46,9 @@ def sets(settings: list[str]) -> list[str]:
 def toy(tmp_path_factory: pytest.TempPathFactory, toy_settings: Settings) -> Path:
     """A finished toy run, made by the command."""
     folder = tmp_path_factory.mktemp("cli") / "toy"
-    done = distcorr("run", "-r", str(folder), "--address", "inline", *sets(toy_settings()))
+    done = distcorr(
+        "run", "-r", str(folder), "--address", "inline", *sets(toy_settings()), cwd=folder.parent
+    )
     assert done.returncode == 0, done.stderr
     assert "block10 flow" in done.stdout
     assert "Traceback" not in done.stderr

@@ -4,7 +4,7 @@
     ├── config.toml                 resolved configuration; repeats the run
     ├── manifest.json               versions, and per stage its key, digest and counts
     ├── transfer/3f9c1ab2/          one folder per stage and key
-    │   ├── predictions/part-00000.parquet ...
+    │   ├── pairs/part-00000.parquet ...
     │   ├── shards/00000.json       marker of a finished shard, written after its parts
     │   └── _done.json              marker of a finished stage, written last
     ├── store/                      feature tables, unless the run shares a store with others

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,20 +12,23 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from scipy.interpolate import RectBivariateSpline
 
 from distcorr.algorithms.crop import crop_square, from_square, to_square
 from distcorr.algorithms.flow import align, energy, unit_norm
 from distcorr.data.features import FeatureStore
-from distcorr.data.run import Run
+from distcorr.data.run import Run, Shard
 from distcorr.data.store import META
 from distcorr.errors import DistcorrError
 from distcorr.report import tables
 from distcorr.report.figures import figure3
+from distcorr.stages import transfer
 from distcorr.stages.cluster import Session
 from distcorr.stages.pipeline import Context, forecast_stage
-from distcorr.stages.transfer import _methods
+from distcorr.stages.transfer import _groups, _members, _methods, transfer_shard
 from distcorr.types import Instance
 from tests.stages.common import (
     Recorder,
@@ -316,3 +321,75 @@ def test_too_many_pairs_that_cannot_be_aligned_end_the_stage(
         run_all(copy, settings)
     assert caught.value.exit_code == 4
     assert "21 of 45 items of transfer" in caught.value.message
+
+
+def test_features_are_held_a_few_at_a_time_and_give_the_same_bytes(
+    finished: Path, copy: Path, toy_settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = contents(copy)
+    shutil.rmtree(stage_folder(copy, "transfer"))
+    read: list[int] = []
+    whole = FeatureStore.read
+
+    def counting(store: FeatureStore, name: str, ids: list[str]) -> object:
+        read.append(len(ids))
+        return whole(store, name, ids)
+
+    monkeypatch.setattr(FeatureStore, "read", counting)
+    monkeypatch.setattr(transfer, "HELD", 1)  # every shard by itself
+    run_all(copy, toy_settings(INLINE), ["transfer"])
+    assert contents(copy) == before
+    shards = len(list((stage_folder(copy, "transfer") / "shards").iterdir()))
+    assert len([n for n in read if n > 1]) == shards
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 40))
+@settings(max_examples=60, deadline=None)
+def test_groups_are_consecutive_and_small(seed: int, most: int) -> None:
+    rng = np.random.default_rng(seed)
+    neighbors = {
+        f"t{t}": [(f"n{n}", 1.0) for n in rng.choice(30, rng.integers(0, 8), replace=False)]
+        for t in range(20)
+    }
+    shards = [Shard(i, "", (f"t{2 * i}", f"t{2 * i + 1}")) for i in range(10)]
+    groups = list(_groups(shards, neighbors, most))
+    assert [shard for group in groups for shard in group] == shards
+    for group in groups:
+        needed = set.union(*(_members(shard, neighbors) for shard in group))
+        assert len(needed) <= most or len(group) == 1
+    for one, two in itertools.pairwise(groups):  # none could have been larger
+        assert len(set.union(*(_members(s, neighbors) for s in [*one, two[0]]))) > most
+
+
+@pytest.mark.parametrize("direction", ["inverse", "forward"])
+def test_the_torch_solver_gives_the_same_pairs(
+    copy: Path, toy_settings: Settings, monkeypatch: pytest.MonkeyPatch, direction: str
+) -> None:
+    """On the device "cpu:0", which takes the way of a GPU."""
+    asked = toy_settings(INLINE, *ONE, f"flow.direction={direction}")
+    run_all(copy, asked, ["transfer"])
+    expected = saved_pairs(copy)
+    shutil.rmtree(stage_folder(copy, "transfer"))
+
+    def elsewhere(*arguments: object) -> object:
+        return transfer_shard(*arguments[:-1], "cpu:0")
+
+    monkeypatch.setattr(transfer, "transfer_shard", elsewhere)
+    run_all(copy, asked, ["transfer"])
+    found = saved_pairs(copy)
+    for name in expected.column_names:
+        if name in ("data_energy", "deformation_energy"):
+            np.testing.assert_allclose(found[name].to_numpy(), expected[name].to_numpy(), rtol=1e-6)
+        else:
+            np.testing.assert_equal(found[name].to_pylist(), expected[name].to_pylist())
+
+
+def test_targets_that_share_neighbours_stand_together(finished: Path) -> None:
+    """So that what several targets need is read together."""
+    nearest: dict[tuple[str, str], list[str]] = {}
+    for row in saved_pairs(finished).to_pylist():
+        if row["rank"] == 0:
+            nearest.setdefault((row["method"], row["category"]), []).append(row["neighbor"])
+    assert nearest
+    for ids in nearest.values():
+        assert ids == sorted(ids)
