@@ -9,7 +9,7 @@ demo: setup  ## the main job on drawn data, about a minute
 	@echo "The report is in runs/smoke/report: tables.json, table2.csv, figure3.png"
 
 test: setup  ## all tests; DISTCORR_DATA=FOLDER adds those on real photographs
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 setup: .venv/installed  ## .venv with everything at the versions of constraints.txt
 

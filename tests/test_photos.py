@@ -12,10 +12,11 @@ import pytest
 from PIL import Image
 
 pytestmark = pytest.mark.photos
+Table2 = dict[tuple[str, str, float], float]  # (method, category, alpha) -> PCK in per cent
 
 
-def run(folder: Path, photos: Path, *more: str) -> dict[tuple[str, str, float], float]:
-    """Table 2 of birds and faces: (method, category, alpha) -> PCK in per cent."""
+def run(folder: Path, photos: Path, *more: str) -> Table2:
+    """Table 2 of birds and faces."""
     weights = photos / "weights" / "bvlc_alexnet_conv1-5.npz"
     command = [sys.executable, "-m", "distcorr", "run", "-p", "paper", "--json", "-r", str(folder)]
     command += ["--data", str(photos / "data" / "voc-photos"), "--weights", str(weights)]
@@ -34,20 +35,57 @@ def run(folder: Path, photos: Path, *more: str) -> dict[tuple[str, str, float], 
     }
 
 
-def test_flow_beats_copying_and_shuffled_weights(photos: Path, tmp_path: Path) -> None:
-    real = run(tmp_path / "real", photos, "--address", "inline")
+@pytest.fixture(scope="module")
+def real(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Table2]:
+    """A run, and its Table 2."""
+    folder = tmp_path_factory.mktemp("photos") / "real"
+    return folder, run(folder, photos, "--address", "inline")
+
+
+def test_flow_beats_copying_and_shuffled_weights(
+    real: tuple[Path, Table2], photos: Path, tmp_path: Path
+) -> None:
+    folder, real_pck = real
     for category in ("bird", "person"):
-        assert real["conv4 flow", category, 0.1] > real["NN transfer", category, 0.1]
+        assert real_pck["conv4 flow", category, 0.1] > real_pck["NN transfer", category, 0.1]
         for alpha, margin in ((0.05, 5), (0.025, 2)):
-            copying = real["NN transfer", category, alpha]
-            assert real["conv4 flow", category, alpha] > copying + margin
-    picture = np.asarray(Image.open(tmp_path / "real" / "report" / "figure3.png").convert("L"))
+            copying = real_pck["NN transfer", category, alpha]
+            assert real_pck["conv4 flow", category, alpha] > copying + margin
+    picture = np.asarray(Image.open(folder / "report" / "figure3.png").convert("L"))
     assert picture.std() > 30
     control = ("--set", "features.control=shuffled-weights", "--set", "flow.features=auto")
     control += ("--address", "inline")
     shuffled = run(tmp_path / "shuffled", photos, *control)
     for alpha in (0.1, 0.05, 0.025):
-        assert shuffled["conv4 flow", "mean", alpha] < real["conv4 flow", "mean", alpha] - 8
+        assert shuffled["conv4 flow", "mean", alpha] < real_pck["conv4 flow", "mean", alpha] - 8
+
+
+def test_energies_are_next_to_the_certified_bound(real: tuple[Path, Table2]) -> None:
+    """Saved alignments of photographs: at most 0.4 % above the bound, in the median."""
+    from distcorr.algorithms._flow_bound import lower_bound
+    from distcorr.algorithms.flow import data_costs, unit_norm
+    from distcorr.data.features import FeatureStore
+    from distcorr.data.run import Run
+
+    opened = Run(str(real[0]))
+    features, transfer = opened.finished("build-db"), opened.finished("transfer")
+    assert features is not None
+    assert transfer is not None
+    store = FeatureStore(features)
+    layers = {"conv4 flow": "conv4", "SIFT flow": "sift20"}
+    gaps: dict[str, list[float]] = {method: [] for method in layers}
+    names = ["method", "target", "neighbor", "data_energy", "deformation_energy"]
+    for part in transfer.folder.iter_tables(transfer.parts("pairs"), names):
+        row = part.slice(0, 1).to_pylist()[0]
+        ids = [row["target"], row["neighbor"]]
+        grids = map(unit_norm, store.read(f"grids/{layers[row['method']]}", ids)[1])
+        bound, _ = lower_bound(data_costs(*grids), 3e-3)
+        found = row["data_energy"] + 3e-3 * row["deformation_energy"]
+        gaps[row["method"]].append(100 * (found / bound - 1))
+    for method, gap in gaps.items():
+        assert len(gap) >= 10, method
+        assert min(gap) > -1e-3, gap  # nothing is below the bound but by the costs' float32
+        assert np.median(gap) < 0.4, (method, gap)
 
 
 def test_columns_at_keypoints_tell_the_parts_of_a_bird(photos: Path, tmp_path: Path) -> None:

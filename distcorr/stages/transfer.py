@@ -88,9 +88,9 @@ def run(context: Context) -> Summary:
     job = _prepare(context)
 
     flow = context.config.flow
-    gpus = context.session.gpus() if flow.solver == "decoupled" else 0.0
 
     def work(todo: list[Shard]) -> Iterator[Outcome[Shard, Any]]:
+        gpus = context.session.gpus() if flow.solver == "decoupled" else 0.0
         arguments = _arguments(context, job, todo, "cuda" if gpus else "cpu")
         return context.session.map(transfer_shard, arguments, gpus)
 

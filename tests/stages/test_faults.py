@@ -53,7 +53,7 @@ def markers(folder: Path, stage: str) -> int:
 
 
 def wait_for_markers(process: subprocess.Popen[bytes], folder: Path, stage: str, n: int) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while markers(folder, stage) < n:
         log = (folder.parent / f"{folder.name}.log").read_text()
         assert process.poll() is None, f"ended before {stage} had {n} shards:\n{log}"

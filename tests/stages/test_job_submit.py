@@ -32,7 +32,7 @@ def test_job_submit(tmp_path: Path, toy_settings: Callable[..., list[str]]) -> N
     sets = " ".join(f"--set {s}" for s in toy_settings("dataset.toy_train=3", "dataset.toy_val=2"))
     done = run_alone(
         SCRIPT.format(root=ROOT, sets=sets, run=tmp_path / "run"),
-        timeout=280,
+        timeout=560,
         PATH=f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         HOME=str(tmp_path),  # Ray's command line would leave files in the user's
         RAY_AUTH_MODE="token",
