@@ -128,7 +128,7 @@ def test_killed_worker(
     assert victims, [line for _, line in descendants(process.pid)]
     os.kill(victims[0], signal.SIGKILL)
     log = folder.parent / f"{folder.name}.log"
-    assert process.wait(timeout=250) == 0, log.read_text()
+    assert process.wait(timeout=500) == 0, log.read_text()
     report_on(undisturbed)
     assert_same(undisturbed, folder)
 
@@ -139,7 +139,7 @@ def test_killed_node(undisturbed: Path, tmp_path: Path, toy_settings: Settings, 
     words = [sys.executable, "-m", "tests.stages.lose_a_node", str(tmp_path / "run"), stage]
     done = run_alone(
         shlex.join(words + toy_settings(*SHARDS)),
-        timeout=280,
+        timeout=560,
         RAY_health_check_initial_delay_ms="500",
         RAY_health_check_period_ms="500",
         RAY_health_check_timeout_ms="1000",
