@@ -59,6 +59,10 @@ def report(
     figures: Annotated[
         bool, typer.Option("--figures", help="Draw Figure 3 into the run's report folder.")
     ] = False,
+    category: Annotated[
+        list[str] | None,
+        typer.Option("--category", "-c", metavar="NAME", help="Figure 3 of it; repeat for more."),
+    ] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Combine and score anew: evaluation.*"),
@@ -80,10 +84,10 @@ def report(
             Folder(csv).write(f"{name}.csv", built.to_csv(name).encode())
             terminal().say(f"wrote {csv}/{name}.csv")
     print_tables(built, as_json)
-    if figures:
+    if figures or category:
         from distcorr.report.figures import figure3
 
-        for name in figure3(opened, evaluation=evaluation):
+        for name in figure3(opened, evaluation=evaluation, categories=category or ()):
             terminal().say(f"figure  {opened}/{name}")
 
 

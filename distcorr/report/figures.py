@@ -23,6 +23,7 @@ from distcorr.data.images import read_image
 from distcorr.data.run import Run
 from distcorr.data.storage import Folder
 from distcorr.data.store import META
+from distcorr.errors import DistcorrError, did_you_mean
 from distcorr.report.predictions import Finished, finished, of_each_target, ordered, vote
 from distcorr.types import Box, Geometry, Instance
 
@@ -32,24 +33,30 @@ _Array = npt.NDArray[Any]
 _INCHES, _HEIGHT, _DPI = 1.5, 1.12, 130  # of a column; of a row, in columns; of both files
 
 
-def figure3(run: Run, rows: int = 5, evaluation: EvaluationConfig | None = None) -> list[str]:
+def figure3(
+    run: Run,
+    rows: int = 5,
+    evaluation: EvaluationConfig | None = None,
+    categories: Sequence[str] = (),
+) -> list[str]:
     """Figure 3: targets, and their neighbours warped onto them with the keypoints they carry.
 
-    For each category (the first ``rows``) one row per method: the target with its true keypoints,
-    the prediction (joined to the truth by a line), the five first neighbours in the order of
-    ``evaluation`` (by default the run's, which is that of deformation energy), and the average of
-    all neighbours, aligned.
+    For each category (of those named, or the first ``rows``) one row per method: the target with
+    its true keypoints, the prediction (joined to the truth by a line), the five first neighbours in
+    the order of ``evaluation`` (by default the run's, which is that of deformation energy), and the
+    average of all neighbours, aligned.
 
     Returns:
         Names of the files written below the run.
 
     Raises:
-        DistcorrError: no transfer has finished, or a photograph has gone.
+        DistcorrError: no transfer has finished, a category has no targets, or a photograph has
+            gone.
     """
     made = finished(run, evaluation)
     dataset = made.config.dataset
     root = Folder(dataset.root) if dataset.name != "toy" else run.folder / "toy"
-    targets = _targets(made)[:rows]
+    targets = _targets(made, categories) if categories else _targets(made)[:rows]
     pairs = _pairs_of(made, [target.id for target in targets])
     canvas = _Canvas(len(targets) * len(made.methods))
     row = 0
@@ -69,12 +76,18 @@ def figure3(run: Run, rows: int = 5, evaluation: EvaluationConfig | None = None)
     return list(names)
 
 
-def _targets(made: Finished) -> list[Instance]:
+def _targets(made: Finished, categories: Sequence[str] = ()) -> list[Instance]:
     """One target per category: the middle one, not the best."""
     of_category: dict[str, list[Instance]] = {}
     for target in made.targets:
         of_category.setdefault(target.category, []).append(target)
-    return [members[len(members) // 2] for members in of_category.values()]
+    for category in categories:
+        if category not in of_category:
+            raise DistcorrError(
+                f"This run has no targets of {category!r}.{did_you_mean(category, of_category)}",
+                f"it has {', '.join(of_category)}",
+            )
+    return [of_category[c][len(of_category[c]) // 2] for c in categories or of_category]
 
 
 def _pairs_of(made: Finished, targets: Sequence[str]) -> dict[tuple[str, str], pa.Table]:

@@ -68,6 +68,18 @@ def test_fewer_rows_in_another_order(copy: Path) -> None:
     assert other != first
 
 
+def test_rows_of_chosen_categories(copy: Path) -> None:
+    run = Run(str(copy))
+    figures.figure3(run, rows=1)
+    first = (copy / "report/figure3.png").read_bytes()
+    figures.figure3(run, categories=["butterfly"])  # the first
+    assert (copy / "report/figure3.png").read_bytes() == first
+    figures.figure3(run, categories=["house"])
+    assert (copy / "report/figure3.png").read_bytes() != first
+    with pytest.raises(DistcorrError, match="no targets of 'hose'. Did you mean 'house'?"):
+        figures.figure3(run, categories=["hose"])
+
+
 def test_a_photograph_that_has_gone_is_named(copy: Path) -> None:
     run = Run(str(copy))
     target = finished(run).targets[1]  # the middle one of the first category
