@@ -21,6 +21,7 @@ Array = npt.NDArray[Any]
 
 BLOCK = 16  # columns to a block: two AVX2 registers, and the 13 x 13 grid takes just one block
 FORBIDDEN = np.float32(1e30)  # cost of a padded label: finite, so that no NaN can arise
+NEVER = np.float32(1e20)  # the most that an edge or a message says; sums of it stay below that
 DESCENT_PASSES = 50  # bound of the local descent, which needs fewer than ten in practice
 
 # Directions: left, up, right, down as (dy, dx). The opposite of d is (d + 2) % 4.
@@ -38,7 +39,8 @@ def padded(cells: int) -> int:
 
 def squares(reach: int, beta: float) -> Array:
     """(2 reach + 1,) float32: ``[reach + d] = beta * d^2``."""
-    table: Array = (beta * np.arange(-reach, reach + 1, dtype=np.float64) ** 2).astype(np.float32)
+    distance = np.arange(-reach, reach + 1, dtype=np.float64)
+    table: Array = np.minimum(beta * distance**2, NEVER).astype(np.float32)
     return table
 
 

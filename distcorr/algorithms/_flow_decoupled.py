@@ -21,6 +21,7 @@ from numba import njit
 from distcorr.algorithms._flow_cpu import (
     FAST,
     FORBIDDEN,
+    NEVER,
     STEP_X,
     STEP_Y,
     Array,
@@ -34,7 +35,6 @@ from distcorr.algorithms._flow_cpu import (
 )
 
 LEVELS = 3  # of the pyramid, the paper's [29] on a 13 x 13 grid
-NEVER = np.float32(1e20)  # a message about a forbidden label: large, and sums of it stay finite
 
 
 class Decoupled:

@@ -23,8 +23,15 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from distcorr.algorithms._flow_cpu import DESCENT_PASSES, FORBIDDEN, STEP_X, STEP_Y, squares
-from distcorr.algorithms._flow_decoupled import LEVELS, NEVER
+from distcorr.algorithms._flow_cpu import (
+    DESCENT_PASSES,
+    FORBIDDEN,
+    NEVER,
+    STEP_X,
+    STEP_Y,
+    squares,
+)
+from distcorr.algorithms._flow_decoupled import LEVELS
 
 Shape = tuple[int, int]
 
@@ -107,7 +114,7 @@ class Solver:
         side = max(target)
         reach = side + 2**LEVELS
         # Clamped, so that no beta makes an infinity, and of that a NaN.
-        square = torch.from_numpy(squares(reach, beta)).clamp_(max=float(FORBIDDEN)).to(device)
+        square = torch.from_numpy(squares(reach, beta)).to(device)
         way = torch.arange(side, device=device)
         apart = reach + way - way[:, None]  # [i, x] of x - i
         steps = np.stack([STEP_Y, STEP_X], 1).tolist()

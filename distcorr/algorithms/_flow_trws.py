@@ -13,6 +13,7 @@ from numba import njit
 from distcorr.algorithms._flow_cpu import (
     FAST,
     FORBIDDEN,
+    NEVER,
     STEP_X,
     STEP_Y,
     Array,
@@ -84,7 +85,7 @@ def shifted_quadratics(cells: int, beta: float) -> Array:
     index = np.arange(padded(cells))
     difference = index[None, None, :] - index[None, :, None]
     step = np.arange(-1, 2)[:, None, None]
-    table: Array = (beta * (difference + step) ** 2).astype(np.float32)
+    table: Array = np.minimum(beta * (difference + step) ** 2.0, NEVER).astype(np.float32)
     return table
 
 

@@ -252,8 +252,10 @@ def test_identical_cells_tie_and_stand_still():
     assert not flow.displacement.any()
 
 
-def test_a_large_beta_leaves_no_deformation():
-    flow = align(grid(8, 6, 6), grid(9, 6, 6), 1e4)
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("beta", [1e4, 1e38, 1e300])
+def test_a_large_beta_leaves_no_deformation(solver, beta):
+    flow = align(grid(8, 6, 6), grid(9, 6, 6), beta, solver=solver)
     assert flow.deformation_energy == 0
 
 
