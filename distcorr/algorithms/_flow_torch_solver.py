@@ -25,7 +25,6 @@ from torch import Tensor
 
 from distcorr.algorithms._flow_cpu import (
     DESCENT_PASSES,
-    FORBIDDEN,
     NEVER,
     STEP_X,
     STEP_Y,

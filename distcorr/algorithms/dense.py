@@ -4,13 +4,14 @@ The figure needs the column that a layer gives for a keypoint when the photograp
 (dy, dx) in a window about it. Instead of a forward pass per shift, each stride of the network
 becomes a dilation of the layers after it: one pass without strides gives every pixel's column.
 
-The value at a pixel is what the network, without any padding of its inner layers, makes of the
-receptive field centred there. Beyond the photograph lies the mean colour, zero to the network as
-its own padding is; leaving such windows out would lose most keypoints, since conv4 sees 131 px. At
-a cell whose receptive field lies in the photograph the value is that of ``Backbone.columns``. At
-other cells it is not: there each inner layer reads zeros of its own, and here what the layers below
-make of the mean colour (their biases). A padded column depends on where the border falls between
-cells, which would differ between shifts; this does not.
+A photograph of H x W px has cells of a layer only where its windows fit. Their outermost possible
+centres, over all shifts, are the layer's border here, and it pads there with zeros as its network
+does. So the value is that of ``Backbone.columns`` at every cell of the photograph, near the border
+too; elsewhere it is what a photograph gives that is cropped to bring a cell there, save that the
+columns and rows which the crop takes away at the other end are still seen. Pixels beyond the tap's
+outermost centres (CaffeNet's conv3 to conv5: 17 px from the left and the top, 5 from the right and
+the bottom, as its pooling rounds up) have no cell in any shift; there a kernel sees more padding.
+Where all receptive fields lie in the photograph (``inside``), none of this matters.
 """
 
 from __future__ import annotations
@@ -275,17 +276,28 @@ def _shared_passes(
     network: _StrideFree, prepared: Tensor, pixels: Pixels, radius: int
 ) -> Iterator[tuple[Any, FloatArray]]:
     side, reach = 2 * radius + 1, network.rf // 2
+    size = (prepared.shape[3], prepared.shape[2])
     for members in _groups(pixels, side, network):
         low, high = pixels[members].min(axis=0) - radius, pixels[members].max(axis=0) + radius
         with torch.inference_mode():
-            found = network(_cut(prepared, low - reach, high + reach))[0].permute(1, 2, 0).float()
+            part = _cut(prepared, low - reach, high + reach)
+            found = network(part, low - reach, size)[0].permute(1, 2, 0).float()
         maps = found.cpu().numpy()
         for number, (x, y) in zip(members, pixels[members] - radius - low, strict=True):
             yield number, maps[y : y + side, x : x + side]
 
 
+class _Step(NamedTuple):
+    layer: nets.Layer
+    module: Any
+    dilation: int
+    reach: int  # px by which the kernel reaches to either side
+    first: int  # px from the photograph's first pixel to the first centre that a cell can have
+    last: int  # px back from its last pixel to the last one
+
+
 class _StrideFree:
-    """The layers up to a tap, at every pixel: strides dilate what follows, nothing is padded.
+    """The layers up to a tap, at every pixel: what were strides dilates all that follows.
 
     Attributes:
         rf: side of the receptive field in px, odd; a map is smaller than its input by rf - 1.
@@ -293,13 +305,23 @@ class _StrideFree:
 
     def __init__(self, net: nets.Network, tap: str, rf: int) -> None:
         self.rf = rf
-        self._steps: list[tuple[nets.Layer, Any, int]] = []  # with their dilations
-        dilation = 1
+        self._steps: list[_Step] = []
+        dilation, first, last = 1, 0, 0
         for layer in net.layers:
             reached = layer.name == tap
             if isinstance(layer, nets.Pool) and layer.side and not reached:
                 continue
-            self._steps.append((layer, net.body[layer.name], dilation))
+            kernel = 3 if isinstance(layer, nets.Fire) else getattr(layer, "kernel", 1)
+            reach = kernel // 2 * dilation
+            match layer:
+                case nets.Conv():
+                    first += reach - layer.pad * dilation
+                    last += reach - layer.pad * dilation
+                case nets.Pool():  # Caffe's last window may reach beyond the cells
+                    first += reach
+                    last += (kernel - layer.stride) * dilation - reach
+            module = net.body[layer.name]
+            self._steps.append(_Step(layer, module, dilation, reach, first, last))
             dilation *= layer.stride if isinstance(layer, nets.Conv | nets.Pool) else 1
             if reached:
                 break
@@ -307,29 +329,52 @@ class _StrideFree:
     def cost(self, width: int, height: int) -> int:
         """Multiplications for a map of so many pixels."""
         total, margin = 0, self.rf - 1
-        for layer, module, dilation in self._steps:
-            kernel = 3 if isinstance(layer, nets.Fire) else getattr(layer, "kernel", 1)
-            margin -= (kernel - 1) * dilation
-            each = sum(array.numel() for array in module.parameters())
+        for step in self._steps:
+            margin -= 2 * step.reach
+            each = sum(array.numel() for array in step.module.parameters())
             total += each * (width + margin) * (height + margin)
         return total
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """(1, 3, h + rf - 1, w + rf - 1), prepared -> (1, C, h, w)."""
-        for layer, module, dilation in self._steps:
+    def __call__(self, x: Tensor, start: Pixels, size: tuple[int, int]) -> Tensor:
+        """Features from a part of the photograph and of the mean colour around it.
+
+        Args:
+            x: (1, 3, h + rf - 1, w + rf - 1), prepared.
+            start: xy of its first pixel in the photograph.
+            size: width and height of the photograph.
+
+        Returns:
+            (1, C, h, w).
+        """
+        for step in self._steps:
+            layer, module, dilation = step[:3]
+            start = start + step.reach
             match layer:
                 case nets.Conv():
                     x = _convolved(module, x, dilation)
                 case nets.Pool(_, kernel):
                     x = functional.max_pool2d(x, kernel, 1, dilation=dilation)
                 case nets.Fire():
-                    squeezed = module.conv1x1_1(x)
+                    squeezed = _padded(module.conv1x1_1(x), start - step.reach, size, step)
                     centre = squeezed[:, :, dilation:-dilation, dilation:-dilation]
                     wide = _convolved(module.conv3x3_2, squeezed, dilation)
                     x = torch.cat([module.conv1x1_2(centre), wide], dim=1)
                 case _:
                     x = module(x)
+            if step is not self._steps[-1]:
+                x = _padded(x, start, size, step)
         return x
+
+
+def _padded(x: Tensor, start: Pixels, size: tuple[int, int], step: _Step) -> Tensor:
+    """Zeros, in place, where no cell can be. After a ReLU no maximum sees them either."""
+    for axis, begin, pixels in zip((3, 2), start.tolist(), size, strict=True):
+        length = x.shape[axis]
+        before = min(max(step.first - begin, 0), length)
+        after = min(max(begin + length - (pixels - step.last), 0), length)
+        x.narrow(axis, 0, before).zero_()
+        x.narrow(axis, length - after, after).zero_()
+    return x
 
 
 def _convolved(module: nn.Conv2d, x: Tensor, dilation: int) -> Tensor:
@@ -386,7 +431,7 @@ def _shifted(
     )
     shifts, which = np.unique(each.reshape(2, -1), axis=1, return_inverse=True)
     members = np.split(np.argsort(which, kind="stable"), np.bincount(which).cumsum()[:-1])
-    for start in range(0, len(members), _SHIFTS):
+    for start in range(0, shifts.shape[1], _SHIFTS):
         part = shifts[:, start : start + _SHIFTS].T
         moved = [_moved(image, dy, dx) for dy, dx in part.tolist()]
         maps = source(np.stack(moved), (tap,))[tap]
