@@ -7,10 +7,10 @@ becomes a dilation of the layers after it: one pass without strides gives every 
 A photograph of H x W px has cells of a layer only where its windows fit. Their outermost possible
 centres, over all shifts, are the layer's border here, and it pads there with zeros as its network
 does. So the value is that of ``Backbone.columns`` at every cell of the photograph, near the border
-too; elsewhere it is what a photograph gives that is cropped to bring a cell there, save that the
-columns and rows which the crop takes away at the other end are still seen. Pixels beyond the tap's
-outermost centres (CaffeNet's conv3 to conv5: 17 px from the left and the top, 5 from the right and
-the bottom, as its pooling rounds up) have no cell in any shift; there a kernel sees more padding.
+too; elsewhere it is what the photograph gives when its left and top are cropped to bring a cell
+there, save that the few pixels so lost are still seen. Pixels beyond the tap's outermost centres
+(CaffeNet's conv3 to conv5: 17 px from the left and the top, 5 from the right and the bottom, as its
+pooling rounds up) have no cell in any shift; there a kernel sees more padding.
 Where all receptive fields lie in the photograph (``inside``), none of this matters.
 """
 

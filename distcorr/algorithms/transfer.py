@@ -21,6 +21,7 @@ from distcorr.types import BoolArray, Geometry
 Points = npt.NDArray[np.float64]
 Displacement = npt.NDArray[np.number[Any]]
 
+BLOCK = 16  # px a side: landings of so many pixels are looked at, or passed over, together
 TIE = 1e-9  # px^2: squared distances closer than this differ by rounding only
 
 
@@ -34,9 +35,7 @@ def upsample(displacement: Displacement, geometry: Geometry, side: int | None = 
     Raises:
         ValueError: displacement is not (cells, cells, 2).
     """
-    displacement = _checked(displacement, geometry)
-    basis = _basis(geometry, geometry.input_size if side is None else side)
-    return _upsample(displacement, basis, geometry.stride)
+    return np.stack(_upsample(displacement, geometry, side), axis=-1)
 
 
 def carry(points: npt.ArrayLike, displacement: Displacement, geometry: Geometry) -> Points:
@@ -62,9 +61,8 @@ def carry(points: npt.ArrayLike, displacement: Displacement, geometry: Geometry)
     carried = np.full_like(points, np.nan)
     given = np.isfinite(points).all(axis=1)
     if given.any():
-        w = upsample(displacement, geometry)
-        landing_x, landing_y = _landing(w[..., 0], axis=1), _landing(w[..., 1], axis=0)
-        carried[given] = _nearest(landing_x, landing_y, points[given])
+        landings = _landings(displacement, geometry)
+        carried[given] = _nearest(*landings, *_extents(*landings), points[given])
     return carried
 
 
@@ -109,10 +107,8 @@ def warp(
     expected = (geometry.input_size, geometry.input_size, 3)
     if image.shape != expected or image.dtype != np.uint8:
         raise ValueError(f"image must be {expected} uint8, got {image.shape} {image.dtype}")
-    w = upsample(displacement, geometry)
-    warped: npt.NDArray[np.uint8] = _bilinear(
-        np.ascontiguousarray(image), _landing(w[..., 0], axis=1), _landing(w[..., 1], axis=0)
-    )
+    landings = _landings(displacement, geometry)
+    warped: npt.NDArray[np.uint8] = _bilinear(np.ascontiguousarray(image), *landings)
     return warped
 
 
@@ -126,9 +122,8 @@ def warp_forward(
     Raises:
         ValueError: displacement is not (cells, cells, 2).
     """
-    w = upsample(displacement, geometry)
-    landing = np.stack([_landing(w[..., 0], axis=1), _landing(w[..., 1], axis=0)], axis=-1)
-    pixels = np.stack(np.meshgrid(*[np.arange(len(w), dtype=np.float64)] * 2), axis=-1)
+    landing = np.stack(_landings(displacement, geometry), axis=-1)
+    pixels = np.stack(np.meshgrid(*[np.arange(len(landing), dtype=np.float64)] * 2), axis=-1)
     _, nearest = cKDTree(landing.reshape(-1, 2)).query(pixels.reshape(-1, 2))
     warped: npt.NDArray[np.uint8] = image.reshape(-1, 3)[nearest].reshape(image.shape)
     return warped
@@ -213,40 +208,91 @@ def _basis_at(geometry: Geometry, positions: npt.NDArray[np.number[Any]]) -> Poi
     return basis
 
 
-def _upsample(displacement: Displacement, basis: Points, stride: int) -> Points:
-    w = displacement.astype(np.float64) * stride
-    return np.stack([basis @ w[..., i] @ basis.T for i in range(2)], axis=-1)
+def _upsample(
+    displacement: Displacement, geometry: Geometry, side: int | None = None
+) -> tuple[Points, Points]:
+    """(S, S) dx and (S, S) dy of every pixel, px."""
+    w = _checked(displacement, geometry).astype(np.float64) * geometry.stride
+    basis = _basis(geometry, geometry.input_size if side is None else side)
+    return basis @ w[..., 0] @ basis.T, basis @ w[..., 1] @ basis.T
 
 
-def _landing(w: Points, axis: int) -> Points:
-    """(S, S) one coordinate of p + w(p), contiguous."""
-    p = np.arange(len(w), dtype=np.float64)
-    return np.ascontiguousarray(w + (p if axis == 1 else p[:, None]))
+def _landings(displacement: Displacement, geometry: Geometry) -> tuple[Points, Points]:
+    """(S, S) x and (S, S) y of p + w(p)."""
+    x, y = _upsample(displacement, geometry)
+    p = np.arange(len(x), dtype=np.float64)
+    x += p
+    y += p[:, None]
+    return x, y
 
 
 @njit(cache=True, fastmath={"nnan", "ninf", "nsz"}, error_model="numpy")
-def _nearest(landing_x: Points, landing_y: Points, points: Points) -> Points:
-    """(K, 2) pixel whose landing lies nearest to each point, or the mean of several."""
+def _extents(landing_x: Points, landing_y: Points) -> tuple[Points, Points, Points, Points]:
+    """(n, n) least x, greatest x, least y and greatest y of the landings of every block of px."""
     side = landing_x.shape[0]
+    n = (side + BLOCK - 1) // BLOCK
+    left, right = np.full((n, n), 1e300), np.full((n, n), -1e300)
+    top, bottom = np.full((n, n), 1e300), np.full((n, n), -1e300)
+    for i in range(side):
+        a = i // BLOCK
+        for b in range(n):
+            low_x, high_x, low_y, high_y = left[a, b], right[a, b], top[a, b], bottom[a, b]
+            for j in range(b * BLOCK, min((b + 1) * BLOCK, side)):
+                x, y = landing_x[i, j], landing_y[i, j]
+                low_x, high_x = min(low_x, x), max(high_x, x)
+                low_y, high_y = min(low_y, y), max(high_y, y)
+            left[a, b], right[a, b], top[a, b], bottom[a, b] = low_x, high_x, low_y, high_y
+    return left, right, top, bottom
+
+
+@njit(cache=True, fastmath={"nnan", "ninf", "nsz"}, error_model="numpy")
+def _nearest(
+    landing_x: Points,
+    landing_y: Points,
+    left: Points,
+    right: Points,
+    top: Points,
+    bottom: Points,
+    points: Points,
+) -> Points:
+    """(K, 2) pixel whose landing lies nearest to each point, or the mean of several.
+
+    A block whose extent lies farther away than a landing that is known to exist is not looked at.
+    """
+    side, n = landing_x.shape[0], left.shape[0]
     nearest = np.zeros(points.shape)
-    lows = np.empty(side)
+    least = np.empty((n, n))
     for k in range(points.shape[0]):
         x, y = points[k]
-        for i in range(side):
-            line_x, line_y = landing_x[i], landing_y[i]
-            low = 1e300
-            for j in range(side):
-                low = min(low, (line_x[j] - x) ** 2 + (line_y[j] - y) ** 2)
-            lows[i] = low
-        reach, count = lows.min() + TIE, 0
-        for i in range(side):
-            if lows[i] > reach:
-                continue
-            for j in range(side):
-                if (landing_x[i, j] - x) ** 2 + (landing_y[i, j] - y) ** 2 <= reach:
-                    nearest[k, 0] += j
-                    nearest[k, 1] += i
-                    count += 1
+        reach = 1e300
+        for a in range(n):
+            for b in range(n):
+                near_x = max(0.0, left[a, b] - x, x - right[a, b])
+                near_y = max(0.0, top[a, b] - y, y - bottom[a, b])
+                far_x = max(right[a, b] - x, x - left[a, b])
+                far_y = max(bottom[a, b] - y, y - top[a, b])
+                least[a, b] = near_x**2 + near_y**2
+                reach = min(reach, far_x**2 + far_y**2)
+        for a in range(n):
+            for b in range(n):
+                if least[a, b] > reach:
+                    continue
+                for i in range(a * BLOCK, min((a + 1) * BLOCK, side)):
+                    for j in range(b * BLOCK, min((b + 1) * BLOCK, side)):
+                        apart = (landing_x[i, j] - x) ** 2 + (landing_y[i, j] - y) ** 2
+                        reach = min(reach, apart)
+        reach += TIE
+        count = 0
+        for a in range(n):
+            for b in range(n):
+                if least[a, b] > reach:
+                    continue
+                for i in range(a * BLOCK, min((a + 1) * BLOCK, side)):
+                    for j in range(b * BLOCK, min((b + 1) * BLOCK, side)):
+                        if (landing_x[i, j] - x) ** 2 + (landing_y[i, j] - y) ** 2 <= reach:
+                            nearest[k, 0] += j
+                            nearest[k, 1] += i
+                            count += 1
         nearest[k] /= count
     return nearest
 

@@ -92,6 +92,19 @@ def test_carry_is_the_brute_force_minimiser(seed):
         np.testing.assert_allclose(got, np.mean(ties, axis=0), atol=1e-12)
 
 
+@given(st.integers(0, 2**32 - 1), st.integers(1, 12))
+@settings(max_examples=20, deadline=None)
+def test_carry_over_many_blocks_is_the_brute_force_minimiser(seed, reach):
+    flow = random_flow(seed, CONV4, reach)
+    points = np.random.default_rng(seed).uniform(-60, 280, (6, 2))
+    y, x = np.indices((227, 227))
+    landing = upsample(flow, CONV4) + np.stack([x, y], axis=-1)
+    for point, got in zip(points, carry(points, flow, CONV4), strict=True):
+        distance = ((landing - point) ** 2).sum(axis=-1)
+        rows, columns = np.nonzero(distance <= distance.min() + 1e-9)
+        np.testing.assert_allclose(got, (columns.mean(), rows.mean()), atol=1e-12)
+
+
 @pytest.mark.parametrize("cells", [2, 5, 13])
 def test_push_adds_scipys_spline_at_the_point_itself(cells):
     geometry = Geometry(17 + 16 * cells, 16, 17.0, 163, cells)
