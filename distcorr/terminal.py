@@ -121,6 +121,7 @@ def print_report(report: Report) -> None:
         print(f"{name}: PCK in {unit}, at {', '.join(f'{alpha:g}' for alpha in alphas)}")
         if not gain:  # gains by category are in the files
             _print_categories(rows, methods, len(alphas))
+            print(f"the mean with its {100 * report.level:g} % interval by photograph:")
         width = max(len(method) for method in methods)
         for method in methods:
             means = [r for r in rows if r["method"] == method and r["category"] == "mean"]
@@ -150,7 +151,6 @@ def _print_categories(rows: Sequence[dict[str, Any]], methods: Sequence[str], al
                 values = (f"{r['value']:6.1f}" for r in mine if r["method"] == method)
                 line += "   " + "".join(values).rjust(width)
             print(line)
-    print("the mean with its 95 % interval by photograph:")
 
 
 def print_rows(rows: Sequence[dict[str, Any]]) -> None:

@@ -101,8 +101,8 @@ def test_gains_are_paired_and_rows_without_a_change_are_left_out(context: Contex
         for name in ("default", "copy-nearest", "forward")
     }
     assert by_variant["default"] == {"block10 flow", "SIFT flow", "NN transfer"}
-    assert by_variant["copy-nearest"] <= {"NN transfer"}
-    assert "NN transfer" not in by_variant["forward"]
+    assert by_variant["copy-nearest"] == by_variant["default"]  # flows with a gain of 0
+    assert by_variant["forward"] == {"block10 flow", "SIFT flow"}
     for row in rows:
         assert row["low"] <= row["gain"] <= row["high"]
         base = next(
@@ -111,6 +111,14 @@ def test_gains_are_paired_and_rows_without_a_change_are_left_out(context: Contex
             if (r["variant"], r["method"], r["alpha"]) == ("default", row["method"], row["alpha"])
         )
         assert row["gain"] == pytest.approx(row["value"] - base["value"], abs=0.011)
+
+
+def test_every_variant_has_a_row_for_what_it_changes(context: Context) -> None:
+    """Another radius of SIFT is still SIFT flow."""
+    rows = ablation.compare(scored(context, ["sift-40"], 1), context.config.evaluation)
+    changed = [r for r in rows if r["variant"] == "sift-40" and r["method"] == "SIFT flow"]
+    assert len(changed) == 3
+    assert any(r["gain"] for r in changed)
 
 
 def test_what_a_network_does_not_allow_is_left_out_and_said(context: Context) -> None:
@@ -155,21 +163,32 @@ def test_the_command(context: Context) -> None:
     asked = ("ablate", "-r", run, "--targets", "2", "--only", "forward", "--address", "inline")
     done = distcorr(*asked, "--json")
     assert done.returncode == 0, done.stderr
-    rows = json.loads(done.stdout)
-    assert {r["variant"] for r in rows} == {"default", "forward"}
-    assert json.loads(Path(run, "report/ablation-transfer.json").read_text()) == rows
-    assert "gain@0.025" in distcorr(*asked).stdout
+    said = json.loads(done.stdout)
+    assert {r["variant"] for r in said["rows"]} == {"default", "forward"}
+    assert (said["targets"], said["level"]) == (2, 0.95)
+    assert "EfficientNet" in said["weights"]
+    assert "toy: 3 categories" in said["data"]
+    assert json.loads(Path(run, "report/ablation-transfer.json").read_text()) == said
+    header, *lines = Path(run, "report/ablation-transfer.csv").read_text().splitlines()
+    assert header.startswith("variant,point,method,alpha,value,gain,low,high,n,weights,data")
+    assert all("EfficientNet" in line for line in lines)
+    text = distcorr(*asked).stdout
+    assert "gain@0.025" in text
+    assert "At most 2 targets per category." in text
+    assert "No *: intervals by photograph want 10" in text
 
 
 def test_the_command_for_beta(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
     from distcorr.cli.ablate import ablate_command
     from distcorr.stages import ablate
 
-    monkeypatch.setattr(ablate.of_betas, "__defaults__", ((0.003, 0.03),))
-    ablate_command("beta", str(context.run), 2, None, None, "inline", False, True)
-    rows = json.loads(Path(str(context.run), "report/ablation-beta.json").read_text())
-    names = list(dict.fromkeys(row["variant"] for row in rows))
-    assert names[0] == "train beta-0.003"
+    monkeypatch.setattr(ablate, "BETAS", (0.003, 0.03))
+    mine = ["flow.beta=0.005"]
+    ablate_command("beta", str(context.run), 2, None, mine, "inline", False, True)
+    said = json.loads(Path(str(context.run), "report/ablation-beta.json").read_text())
+    assert any("flow.beta" in line for line in said["settings"])
+    names = list(dict.fromkeys(row["variant"] for row in said["rows"]))
+    assert names[:3] == ["train beta-0.005", "train beta-0.003", "train beta-0.03"]
     assert "test default" in names
     assert all(name.startswith(("train beta-", "test ")) for name in names)
 

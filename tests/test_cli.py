@@ -70,7 +70,7 @@ def test_report_as_json_and_csv(toy: Path, tmp_path: Path) -> None:
     assert done.returncode == 0
     parsed = json.loads(done.stdout)
     assert parsed == json.loads((toy / "report" / "tables.json").read_text())
-    assert {"rows", "weights", "data", "notes"} == set(parsed)
+    assert {"rows", "weights", "data", "notes", "level"} == set(parsed)
     assert {"table", "method", "category", "alpha", "value", "low", "high", "n"} == set(
         parsed["rows"][0]
     )

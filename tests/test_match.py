@@ -438,3 +438,39 @@ class Broken(Means):
         "--feature=match_feats:Means",
         "--side=64",
     )
+
+
+def test_nothing_alike_is_no_evidence(noise: str, tmp_path: Path) -> None:
+    """Both alignments stand still, and so agree."""
+    Image.new("RGB", (80, 60)).save(tmp_path / "black.png")
+    out = str(tmp_path / "x.png")
+    asked = ["match", str(tmp_path / "black.png"), noise, "--feature", "sift20", "-o", out]
+    text = CliRunner().invoke(app, asked).stderr
+    assert "trust    none" in text
+    text = CliRunner().invoke(app, ["match", noise, noise, *asked[3:]]).stderr
+    assert "trust    median cycle error" in text
+
+
+def test_a_picture_is_upright_as_in_a_viewer(noise: str, tmp_path: Path) -> None:
+    with Image.open(noise) as picture:
+        turned = picture.transpose(Image.Transpose.ROTATE_90)
+        exif = Image.Exif()
+        exif[0x0112] = 6  # turn right to see it
+        turned.save(tmp_path / "phone.png", exif=exif)
+    found, _ = match_photographs((noise, str(tmp_path / "phone.png")), SIFT)
+    np.testing.assert_array_equal(found.b.photograph, found.a.photograph)
+
+
+def test_files_and_settings_that_would_be_lost(noise: str, tmp_path: Path) -> None:
+    mine = tmp_path / "mine.png"
+    mine.write_bytes(Path(noise).read_bytes())
+    (tmp_path / "folder.png").mkdir()
+    for more, message in (
+        (("-o", str(mine)), "would replace"),
+        (("-o", str(tmp_path / "folder.png")), "is a folder"),
+        (("--set", "neighbors.k=3"), "takes settings of features and flow, got neighbors.k=3"),
+    ):
+        done = CliRunner().invoke(app, ["match", str(mine), noise, *more])
+        assert done.exit_code == USAGE
+        assert message in " ".join(done.stderr.split())
+    assert mine.read_bytes() == Path(noise).read_bytes()

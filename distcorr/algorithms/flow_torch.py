@@ -35,7 +35,7 @@ def align_pairs(
     beta: float,
     *,
     targets: Grids | None = None,
-    iterations: int = 2,
+    iterations: int = 0,
     window: int = 0,
     device: str | torch.device = "cpu",
     chunk: int = 0,

@@ -2,7 +2,8 @@
 
 The alignment is that of section 3; what is not in the paper is the check of it: every point is
 carried on to B and back by the alignment of B with A, and the distance from where it set out tells
-how far the two agree. Chance agreement is rare where the features say nothing.
+how far the two agree. Where the features say nothing both alignments stand still and agree as well,
+so the similarity of what is matched counts beside it.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from distcorr.algorithms.crop import crop_square, from_square, to_square
 from distcorr.algorithms.flow import energy, unit_norm
 from distcorr.algorithms.transfer import Displacement, Points, push, upsample, warp
 from distcorr.types import Box, FloatArray, Flow, Geometry
+
+LITTLE = 0.1  # mean cosine below which features have nothing in common; not in the paper
 
 
 class View(NamedTuple):
@@ -76,6 +79,11 @@ class Match:
     def cycle_error(self) -> Points:
         """(n,) px in A's photograph between a point and where it returns to."""
         return _length(self.returns - self.points)
+
+    @property
+    def evidence(self) -> bool:
+        """Whether what is matched is alike at all; else agreement means nothing."""
+        return bool(np.mean(self.similarity) >= LITTLE)
 
     @property
     def cycle_cells(self) -> Points:

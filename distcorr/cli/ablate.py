@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated, Any
 
 import typer
 
+from distcorr import config as configuration
 from distcorr.cli.common import (
     RESULTS,
     AddressOption,
@@ -45,7 +45,7 @@ def ablate_command(
 ) -> None:
     """Change one factor of section 3 at a time, and say what PCK gains or loses.
 
-    transfer: every open point of the alignment, on a subset of the run's targets. beta: the weight
+    transfer: open points of the alignment, on a subset of the run's targets. beta: the weight
     of deformation from training instances (leaving one photograph out), then both on the targets.
 
     Example:  distcorr ablate transfer -r runs/paper --targets 50
@@ -62,10 +62,11 @@ def ablate_command(
     opened = existing(run)
     config, _ = Options(run, "", settings, address=address).resolve()
 
-    from distcorr.report.ablation import save, wide
+    from distcorr.data.features import FeatureStore
+    from distcorr.report.ablation import Ablation, save
     from distcorr.stages.ablate import chosen
     from distcorr.stages.cluster import Session
-    from distcorr.stages.pipeline import Context
+    from distcorr.stages.pipeline import Context, required
     from distcorr.terminal import print_rows
 
     variants = chosen(only or ())
@@ -76,12 +77,19 @@ def ablate_command(
             rows = _beta(context, targets)
         else:
             rows = _compared(context, variants, targets)
-    names = save(rows, opened, f"ablation-{experiment}")
+    stamp = FeatureStore(required("build-db", "ablate", opened)).stamp
+    changes = configuration.difference(configuration.load(config.preset), config)
+    about = [line for line in changes if not line.startswith(("dataset.", "features.weights"))]
+    level = config.evaluation.level
+    built = Ablation(rows, stamp["weights"], stamp["data"], targets, level, about)
+    names = save(built, opened, f"ablation-{experiment}")
     if as_json:
-        print(json.dumps(rows, indent=1))
+        print(built.to_json(), end="")
     else:
-        print_rows(wide(rows))
-        print("gains over the first row, in points; * where the paired 95 % interval excludes 0")
+        print_rows(built.wide())
+        print(f"\nweights: {built.weights}\ndata:    {built.data}")
+        for note in built.notes:
+            print(f"note:    {note}")
     for name in names:
         shown.say(f"table   {opened}/{name}")
 
@@ -106,9 +114,9 @@ def _scored(context: Any, variants: Any, targets: int) -> list[Any]:
 def _beta(context: Any, targets: int) -> list[dict[str, Any]]:
     """The curve on training instances, then the targets with the paper's beta and the chosen."""
     from distcorr.report.ablation import best, compare
-    from distcorr.stages.ablate import DEFAULT, Variant, of_betas
+    from distcorr.stages.ablate import BETAS, DEFAULT, Variant, of_betas
 
-    curve = sorted(of_betas(), key=lambda v: v.name != f"beta-{context.config.flow.beta:g}")
+    curve = of_betas(dict.fromkeys((context.config.flow.beta, *BETAS)))  # the run's own first
     scored = _scored(context, curve, targets)
     rows = [
         row | {"variant": f"train {row['variant']}"}

@@ -72,7 +72,16 @@ def match_command(
     boxes = _box("--box-a", box_a), _box("--box-b", box_b)
     chosen = _points(points)
     folder, name = _writable(out)
+    for given in (a, b):
+        if os.path.realpath(absolute(given)) == os.path.realpath(absolute(out)):
+            raise DistcorrError(f"The picture would replace {given}.", "give another --out")
     sets = list(settings or ())
+    for text in sets:
+        if not text.strip().startswith(("features.", "flow.")):
+            raise DistcorrError(
+                f"distcorr match takes settings of features and flow, got {text}.",
+                "for example --set flow.beta=0.01",
+            )
     if feature:
         sets.append(f"features.conv={json.dumps(feature)}")
     config, _ = Options(preset="smoke", settings=sets, weights=weights).resolve()
@@ -143,8 +152,11 @@ def _summary(found: Match, label: str) -> list[str]:
         f"energy   {found.flow.energy(found.beta):.2f}, standing still {found.standing_still:.2f}"
         f" (beta {found.beta:g})",
         f"moved    {np.hypot(w[..., 0], w[..., 1]).mean():.1f} of {g.input_size} px in the mean",
+        f"alike    {found.similarity.mean():.2f} in the mean, cosine of what is matched",
         f"trust    median cycle error {np.median(found.cycle_error):.1f} px in A; "
-        f"{np.mean(found.cycle_cells <= 1):.0%} of the points return to within a cell",
+        f"{np.mean(found.cycle_cells <= 1):.0%} of the points return to within a cell"
+        if found.evidence
+        else "trust    none: what is matched is not alike, so that agreement means nothing",
     ]
 
 
@@ -199,6 +211,8 @@ def _writable(out: str) -> tuple[Folder, str]:
     from distcorr.data.storage import Folder
 
     folder = Folder(os.path.dirname(absolute(out)))
+    if folder.is_folder(os.path.basename(out)):
+        raise DistcorrError(f"{out} is a folder.", "give the name of a file: --out match.png")
     if not folder.is_folder(""):
         raise DistcorrError(
             f"There is no folder {folder} for {os.path.basename(out)}.",

@@ -87,6 +87,7 @@ def report(
     if figures or category:
         from distcorr.report.figures import figure3
 
+        tables.save(built, opened)  # so that what is in the folder belongs together
         for name in figure3(opened, evaluation=evaluation, categories=category or ()):
             terminal().say(f"figure  {opened}/{name}")
 

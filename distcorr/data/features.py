@@ -28,6 +28,7 @@ class FeatureStore:
         conv: layer that is aligned: ``f"grids/{conv}"``.
         vector: layer that neighbours are found by: ``f"vectors/{vector}"``.
         tables: name of a feature (``"points/conv4"``) -> its folder in the store.
+        root: path or URI of the photographs; "" for drawn ones, which are in the run.
         names: layers that were asked for by another name than they have in ``tables``.
         stamp: which weights and data, for people.
         checksums: photograph -> its sha256 when the work was planned, or why there is none.
@@ -55,7 +56,8 @@ class FeatureStore:
         self.conv: str = facts["conv"]
         self.vector: str = facts["vector"]
         self.tables: dict[str, str] = facts["tables"]
-        self.names: dict[str, str] = facts.get("names", {})
+        self.names: dict[str, str] = facts["names"]
+        self.root: str = facts["root"]
         self.stamp: dict[str, str] = facts["stamp"]
         main = set(self.main.values())
         letters = stage.folder.read_table(DEAD).to_pylist() if stage.folder.exists(DEAD) else []

@@ -9,7 +9,7 @@ from io import BytesIO
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, ImageOps
 
 from distcorr.data.storage import Folder
 from distcorr.errors import MISSING, DistcorrError
@@ -39,16 +39,19 @@ def checksum(folder: Folder, name: str) -> str:
         ) from error
 
 
-def read_image(folder: Folder, name: str, sha256: str = "") -> npt.NDArray[np.uint8]:
+def read_image(
+    folder: Folder, name: str, sha256: str = "", *, upright: bool = False
+) -> npt.NDArray[np.uint8]:
     """A photograph of any mode as RGB; transparency is laid over white.
 
-    The pixels stay as they are stored: an EXIF rotation is not applied, because boxes and
-    keypoints are annotated in stored pixels.
+    The pixels stay as they are stored: an EXIF rotation is not applied unless asked for, because
+    boxes and keypoints are annotated in stored pixels.
 
     Args:
         folder: where it is.
         name: of the file.
         sha256: what ``checksum`` said of it when the work was planned; "" for no demand.
+        upright: apply the EXIF rotation, as viewers do.
 
     Returns:
         (H, W, 3) uint8.
@@ -74,7 +77,7 @@ def read_image(folder: Folder, name: str, sha256: str = "") -> npt.NDArray[np.ui
         with Image.open(BytesIO(content)) as picture:
             if picture.width * picture.height > MAX_PIXELS:
                 raise Image.DecompressionBombError
-            return np.array(_to_rgb(picture))
+            return np.array(_to_rgb(ImageOps.exif_transpose(picture) if upright else picture))
     except MemoryError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:

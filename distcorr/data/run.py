@@ -236,7 +236,14 @@ class Run:
         if not self.folder.exists(CONFIG):
             return None
         content = self.folder.read(CONFIG)
-        return configuration.load(document=configuration.parse_toml(content, f"{self}/{CONFIG}"))
+        document = configuration.parse_toml(content, f"{self}/{CONFIG}")
+        try:
+            return configuration.load(document=document)
+        except DistcorrError as error:
+            raise DistcorrError(
+                f"{self}/{CONFIG} is not of this version of distcorr: {error.message}",
+                f"use another --run folder; --store {self}/store has the features at once",
+            ) from error
 
     def save_config(self, config: Config) -> None:
         """Store the configuration, without touching the file when nothing differs."""

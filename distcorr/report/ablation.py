@@ -6,15 +6,17 @@ import csv
 import io
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from distcorr.algorithms import pck
 from distcorr.config import EvaluationConfig
 from distcorr.data.run import Run
-from distcorr.report.predictions import predictions
+from distcorr.report.predictions import COPY, predictions
 from distcorr.report.tables import Score, per_cent, scores
 
 MEAN = "mean"
+ENOUGH = 10  # targets per category below which no interval is trusted; not in the paper
 
 
 def score(run: Run, evaluation: EvaluationConfig, seed: int) -> dict[str, Score]:
@@ -33,8 +35,8 @@ def compare(
         config: thresholds and the level of the intervals; the same for all variants.
 
     Returns:
-        rows with variant, point, method, alpha, value; gain over the first, low, high and n. A
-        method that a variant has no bearing on, as copying on a solver, has no row.
+        rows with variant, point, method, alpha, value; gain over the first, low, high and n.
+        Copying has a row only where it changes, or nothing does.
     """
     rows = []
     base = scored[0][2]
@@ -42,8 +44,8 @@ def compare(
         gains = {m: value - base[m] for m, value in methods.items() if m in base}
         moved = {m for m, gain in gains.items() if gain.samples.any() or gain.value.any()}
         for method, gain in gains.items():
-            if number and moved and method not in moved:
-                continue  # the factor has no bearing on this method
+            if number and moved and method == COPY and COPY not in moved:
+                continue  # how flows are made has no bearing on copying
             low, high = pck.interval(gain.samples, config.level)
             for a, alpha in enumerate(config.alphas):
                 rows.append(
@@ -71,31 +73,82 @@ def best(scored: Sequence[tuple[str, str, dict[str, Score]]]) -> dict[str, str]:
     }
 
 
-def save(rows: Sequence[dict[str, Any]], run: Run, name: str) -> list[str]:
+@dataclass(frozen=True)
+class Ablation:
+    """A comparison of variants, and what its numbers rest on.
+
+    Attributes:
+        rows: of ``compare``.
+        weights: which network weights made the numbers.
+        data: which photographs.
+        targets: at most so many targets per category; 0 for all.
+        level: of the intervals.
+        settings: what differs from the run's preset, for all variants alike.
+    """
+
+    rows: list[dict[str, Any]]
+    weights: str
+    data: str
+    targets: int
+    level: float
+    settings: list[str]
+
+    def to_json(self) -> str:
+        """All of it; equal runs give equal text."""
+        return json.dumps(vars(self), indent=1) + "\n"
+
+    def to_csv(self) -> str:
+        """The rows, with the stamp in every row so that it cannot be lost."""
+        stamp = {name: value for name, value in vars(self).items() if name != "rows"}
+        stamp["settings"] = "; ".join(self.settings)
+        out = io.StringIO()
+        writer = csv.DictWriter(out, [*self.rows[0], *stamp], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(row | stamp for row in self.rows)
+        return out.getvalue()
+
+    @property
+    def notes(self) -> list[str]:
+        """What a reader must know before quoting a number."""
+        count = sum(1 for row in self.rows if row["gain"] or row["low"] or row["high"])
+        said = [
+            f"Gains over the first row, in points; * where the paired {100 * self.level:g} % "
+            f"interval excludes 0 ({count} comparisons, not corrected for their number).",
+            f"At most {self.targets} targets per category." if self.targets else "All targets.",
+        ]
+        if not self.may_be_sure:
+            said.append(f"No *: intervals by photograph want {ENOUGH} targets per category.")
+        if self.settings:
+            said.append(f"All with {'; '.join(self.settings)}.")
+        return said
+
+    @property
+    def may_be_sure(self) -> bool:
+        """Whether there are enough photographs for an interval to say something."""
+        return not self.targets or self.targets >= ENOUGH
+
+    def wide(self) -> list[dict[str, Any]]:
+        """For people: a row for each variant and method; * marks an interval that excludes 0."""
+        lines: dict[tuple[str, str], dict[str, Any]] = {}
+        for row in self.rows:
+            key = row["variant"], row["method"]
+            line = lines.setdefault(key, {k: row[k] for k in ("variant", "point", "method")})
+            line[f"@{row['alpha']:g}"] = f"{row['value']:.1f}"
+        for row in self.rows:
+            line = lines[row["variant"], row["method"]]
+            sure = self.may_be_sure and (row["low"] > 0 or row["high"] < 0)
+            first = row["variant"] == self.rows[0]["variant"]
+            text = f"{row['gain']:+.1f}{'*' if sure else ' '}"
+            line[f"gain@{row['alpha']:g}"] = "" if first else text
+        return list(lines.values())
+
+
+def save(ablation: Ablation, run: Run, name: str) -> list[str]:
     """Write ``report/NAME.json`` and ``.csv``; returns their names."""
-    out = io.StringIO()
-    writer = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
     contents = {
-        f"report/{name}.json": json.dumps(list(rows), indent=1) + "\n",
-        f"report/{name}.csv": out.getvalue(),
+        f"report/{name}.json": ablation.to_json(),
+        f"report/{name}.csv": ablation.to_csv(),
     }
     for path, text in contents.items():
         run.folder.write(path, text.encode())
     return list(contents)
-
-
-def wide(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """For people: a row for each variant and method; * marks a gain whose interval is not at 0."""
-    lines: dict[tuple[str, str], dict[str, Any]] = {}
-    for row in rows:
-        key = row["variant"], row["method"]
-        line = lines.setdefault(key, {k: row[k] for k in ("variant", "point", "method")})
-        line[f"@{row['alpha']:g}"] = f"{row['value']:.1f}"
-    for row in rows:
-        line = lines[row["variant"], row["method"]]
-        sure = "*" if row["low"] > 0 or row["high"] < 0 else " "
-        first = row["variant"] == rows[0]["variant"]
-        line[f"gain@{row['alpha']:g}"] = "" if first else f"{row['gain']:+.1f}{sure}"
-    return list(lines.values())

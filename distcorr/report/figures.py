@@ -54,8 +54,7 @@ def figure3(
             gone.
     """
     made = finished(run, evaluation)
-    dataset = made.config.dataset
-    root = Folder(dataset.root) if dataset.name != "toy" else run.folder / "toy"
+    root = Folder(made.store.root) if made.store.root else run.folder / "toy"
     targets = _targets(made, categories) if categories else _targets(made)[:rows]
     pairs = _pairs_of(made, [target.id for target in targets])
     canvas = _Canvas(len(targets) * len(made.methods))

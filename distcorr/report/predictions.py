@@ -20,7 +20,7 @@ import pyarrow as pa
 from distcorr import config as configuration
 from distcorr.algorithms.crop import from_square, to_square
 from distcorr.algorithms.transfer import order_by, predict_keypoints
-from distcorr.config import Config, EvaluationConfig, FlowConfig
+from distcorr.config import Config, EvaluationConfig, FlowConfig, NeighborsConfig
 from distcorr.data.features import FeatureStore
 from distcorr.data.run import Run, StageFolder
 from distcorr.data.store import META
@@ -60,7 +60,7 @@ class Finished:
         config: of the run, ``evaluation`` as asked for.
         flow: what the flows were made with.
         methods: what flows are called, in order; copying is not among them.
-        split: whose keypoints are predicted.
+        asked: what the neighbours were found with: how many, and whose.
     """
 
     config: Config
@@ -69,7 +69,7 @@ class Finished:
     transfer: StageFolder
     flow: FlowConfig
     methods: tuple[str, ...]
-    split: str
+    asked: NeighborsConfig
 
     @functools.cached_property
     def targets(self) -> list[Instance]:
@@ -78,7 +78,7 @@ class Finished:
             instance
             for category in sorted(self.store.keypoint_names)
             if self.store.members(category, "train")
-            for instance in self.flow.chosen(self.store.members(category, self.split))
+            for instance in self.flow.chosen(self.store.members(category, self.asked.split))
         ]
 
     @functools.cached_property
@@ -103,11 +103,12 @@ def finished(run: Run, evaluation: EvaluationConfig | None = None) -> Finished:
     if evaluation:
         config = dataclasses.replace(config, evaluation=evaluation)
     # Of this transfer, as its manifest says: the run may have been used with other settings since.
-    entry = run.manifest()["stages"]["transfer"]
+    stages = run.manifest()["stages"]
+    entry, asked = stages["transfer"], NeighborsConfig(**stages["neighbors"]["neighbors"])
     flow = configuration.load(document={"flow": entry["flow"]}).flow
     store = FeatureStore(features)
     methods = tuple(entry["methods"])
-    return Finished(config, store, neighbors, transfer, flow, methods, entry["split"])
+    return Finished(config, store, neighbors, transfer, flow, methods, asked)
 
 
 def predictions(run: Run, evaluation: EvaluationConfig | None = None) -> pa.Table:

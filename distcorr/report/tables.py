@@ -32,6 +32,7 @@ class Report:
         weights: which network weights made the numbers.
         data: which photographs.
         notes: what a reader must know before quoting a number.
+        level: of the intervals.
         predictions: what the numbers are counted from; a file of its own.
     """
 
@@ -39,6 +40,7 @@ class Report:
     weights: str
     data: str
     notes: list[str]
+    level: float
     predictions: pa.Table | None = field(default=None, repr=False, compare=False)
 
     def to_json(self) -> str:
@@ -77,13 +79,14 @@ def build(run: Run, evaluation: EvaluationConfig | None = None) -> Report:
             "distcorr build-db warns which of the two each category lacks",
         )
     rows, notes = table2(predictions, config.evaluation, config.seed)
-    notes = [_settings(made), *_thin(store, config.neighbors.k), *_unscored(made), *notes]
+    notes = [_settings(made), *_thin(store, made.asked.k), *_unscored(made), *notes]
     if store.dead:
         notes.append(f"{len(store.dead)} instances could not be read and are left out.")
     dead = {letter.id for letter in made.transfer.dead_letters()}
     if dead:
         notes.append(f"{len(dead)} pairs could not be aligned by every layer; they say nothing.")
-    return Report(rows, store.stamp["weights"], store.stamp["data"], notes, predictions)
+    level = config.evaluation.level
+    return Report(rows, store.stamp["weights"], store.stamp["data"], notes, level, predictions)
 
 
 def _settings(made: Finished) -> str:
@@ -93,14 +96,20 @@ def _settings(made: Finished) -> str:
     unit = "cell" if flow.units == "cells" else flow.units
     features = "unit-norm" if flow.feature_norm == "unit" else flow.feature_norm
     asked = "first" if evaluation.strict else "first that show the keypoint"
-    near = f" within {flow.window} cells" if flow.window else ""
-    some = f" At most {flow.targets} targets per category." if flow.targets else ""
-    nearest = " Copying from the nearest alone." if evaluation.copying == "nearest" else ""
+    layers = " and ".join(made.store.aligned(flow))
+    rounds = f" ({flow.iterations} iterations)" if flow.iterations else ""
+    more = [
+        f"Displacements of {flow.window} cells at most." if flow.window else "",
+        f"At most {flow.targets} targets per category." if flow.targets else "",
+        "Copying from the nearest alone." if evaluation.copying == "nearest" else "",
+        "The targets are TRAINING instances." if made.asked.split == "train" else "",
+    ]
     return (
-        f"Flow{near} in boxes of {side}, beta {flow.beta:g} per {unit}^2 on {features} features, "
-        f"{flow.direction} transfer; neighbours by {evaluation.order}, median of the {asked}, "
-        f"{evaluation.keep} at most.{some}{nearest}"
-    )
+        f"Flow by {layers} in boxes of {side}, beta {flow.beta:g} per {unit}^2 on {features} "
+        f"features, {flow.solver} solver{rounds}, {flow.direction} transfer; neighbours by "
+        f"{evaluation.order}, median of the {asked}, {evaluation.keep} at most. "
+        + " ".join(filter(None, more))
+    ).rstrip()
 
 
 def save(report: Report, run: Run) -> list[str]:
@@ -117,7 +126,7 @@ def save(report: Report, run: Run) -> list[str]:
 
 
 def _unscored(made: Finished) -> list[str]:
-    store, splits = made.store, dict.fromkeys(("train", made.split))
+    store, splits = made.store, dict.fromkeys(("train", made.asked.split))
     lacking = {
         category: [s for s in splits if not store.members(category, s)]
         for category in store.keypoint_names

@@ -1,6 +1,7 @@
-"""``ablate``: what every point of section 3 that the paper leaves open is worth.
+"""``ablate``: what the points of section 3 that the paper leaves open are worth.
 
-A variant is the run's configuration with one factor changed (protocol, section 11). Each distinct
+A variant is the run's configuration with one factor changed (protocol, section 11; O8, context
+around the box, O9, neighbours of any class, and O14, truncation, are not among them). Each distinct
 alignment is a run of its own below the run folder, over the same feature store: it is resumed like
 any other, and variants that only combine neighbours differently share one.
 """
@@ -9,13 +10,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 
 from distcorr import config as configuration
 from distcorr.config import Config, digest
 from distcorr.data.run import Run
-from distcorr.errors import USAGE, DistcorrError, did_you_mean
+from distcorr.errors import DistcorrError, did_you_mean
 from distcorr.stages.pipeline import Context, Progress, Silent, required, run_stage
 
 DEFAULT = "default"
@@ -88,7 +89,7 @@ def chosen(names: Sequence[str]) -> tuple[Variant, ...]:
     return tuple(variant for variant in TRANSFER if variant.name in wanted)
 
 
-def of_betas(betas: Sequence[float] = BETAS) -> tuple[Variant, ...]:
+def of_betas(betas: Iterable[float] = BETAS) -> tuple[Variant, ...]:
     """Every beta, tried on training instances: their own photograph is never their neighbour."""
     return tuple(
         Variant(f"beta-{beta:g}", "O11", (f"flow.beta={beta!r}", "neighbors.split=train"))
@@ -108,8 +109,8 @@ def run_variants(
         progress: told of every variant as of a shard.
 
     Raises:
-        DistcorrError: the run has no features yet, or shards of a variant failed. What these
-            features or this network do not allow is left out, with a warning.
+        DistcorrError: the run has no features yet, or the default cannot be made. Another variant
+            that these features or this network do not allow is left out, with a warning.
     """
     required("build-db", "ablate", context.run)
     shown = progress or Silent()
@@ -119,7 +120,7 @@ def run_variants(
         try:
             made.append(_make(context, variant, targets))
         except DistcorrError as error:
-            if variant.name == DEFAULT or error.exit_code != USAGE:
+            if variant.name == DEFAULT:
                 raise
             context.progress.warn(f"{variant.name} is left out: {error.message}")
         shown.advance(False)

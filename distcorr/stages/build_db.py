@@ -130,6 +130,7 @@ def _prepare(context: Context) -> _Job:
         "vector": wished.vector,
         "tables": used,
         "names": wished.names,
+        "root": "" if context.config.dataset.name == "toy" else dataset.root,
         "stamp": {
             "weights": _stamp(features[INSTANCES][:2], weights),
             "data": f"{dataset.name}: {len(dataset.keypoint_names)} categories, {train} training "

@@ -77,7 +77,7 @@ def match_photographs(
 def _view(file: str, box: Box | None, name: str) -> View:
     folder, base = Folder(os.path.dirname(file) or "."), os.path.basename(file)
     try:
-        photograph = read_image(folder, base)
+        photograph = read_image(folder, base, upright=True)
     except OSError as error:
         raise DistcorrError(
             f"The photograph {file} cannot be read: {error.strerror or error}",

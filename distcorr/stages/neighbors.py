@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -36,7 +37,8 @@ def run(context: Context) -> Summary:
         return context.session.map(find_neighbors, items)
 
     context.run.save_config(context.config)
-    return run_shards(context, stage, plan, work)
+    facts = {NAME: asdict(context.config.neighbors)}
+    return run_shards(context, stage, plan, work, facts)
 
 
 def forecast(context: Context) -> Forecast:

@@ -98,7 +98,6 @@ def run(context: Context) -> Summary:
     facts = {
         "flow": asdict(flow) | {"features": list(flow.features)},
         "methods": list(job.methods.values()),
-        "split": context.config.neighbors.split,
     }
     pairs = sum(len(job.neighbors[target]) for shard in job.plan for target in shard.items)
     return run_shards(context, job.stage, job.plan, work, facts, pairs)
@@ -111,13 +110,30 @@ def forecast(context: Context) -> Forecast:
     if lacking:
         note = f"waits for build-db to make {', '.join(sorted(lacking))}"
         return Forecast(NAME, "", None, None, note)
+    if _other_neighbors(context):
+        return Forecast(NAME, "", None, None, "waits for neighbors with these settings")
     job = _prepare(context)
     return Forecast(NAME, job.stage.key, len(job.plan), len(job.stage.todo(job.plan)))
+
+
+def _other_neighbors(context: Context) -> dict[str, Any]:
+    """The settings that the neighbours were found with, if they are not those asked for."""
+    made: dict[str, Any] = context.run.manifest()["stages"]["neighbors"]["neighbors"]
+    return made if made != asdict(context.config.neighbors) else {}
 
 
 def _prepare(context: Context) -> _Job:
     features = required("build-db", NAME, context.run)
     pairs = required("neighbors", NAME, context.run)
+    other = _other_neighbors(context)
+    if other:
+        asked = asdict(context.config.neighbors)
+        differs = [key for key in asked if other[key] != asked[key]]
+        changes = [f"neighbors.{key} = {other[key]}, not {asked[key]}" for key in differs]
+        raise DistcorrError(
+            f"transfer works on the neighbours that {context.run} holds: {'; '.join(changes)}.",
+            "distcorr neighbors with the same settings finds others; distcorr run does both",
+        )
     flow, store = context.config.flow, FeatureStore(features)
     neighbors: _Neighbors = defaultdict(list)
     same = {i.id: i.id for i in store.instances}  # one string per instance, not one per pair
@@ -145,8 +161,8 @@ def _methods(layers: Iterable[str]) -> dict[str, str]:
     """Layer -> what its flow is called: "conv4 flow", "SIFT flow"."""
     radii = {layer: found[1] for layer in layers if (found := _SIFT.fullmatch(layer))}
     named = {layer: f"SIFT radius {radius} flow" for layer, radius in radii.items()}
-    if list(radii) == ["sift20"]:  # the paper's, and no other to tell it from
-        named = {"sift20": "SIFT flow"}
+    if len(radii) == 1:  # no other to tell it from; the report's notes name the radius
+        named = dict.fromkeys(radii, "SIFT flow")
     return {layer: named.get(layer, f"{layer} flow") for layer in layers}
 
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from distcorr.algorithms import dense, extractors, nets
-from distcorr.algorithms.dense import concentration, histogram, inside, peaks, responses, scores
+from distcorr.algorithms.concentration import concentration, histogram, peaks
+from distcorr.algorithms.dense import inside, responses, scores
 from distcorr.algorithms.plugins import Plugin
 from distcorr.algorithms.sift import Sift, at_points
 from distcorr.data.weights import load_weights

@@ -76,7 +76,7 @@ def test_rows_of_chosen_categories(copy: Path) -> None:
     assert (copy / "report/figure3.png").read_bytes() == first
     figures.figure3(run, categories=["house"])
     assert (copy / "report/figure3.png").read_bytes() != first
-    with pytest.raises(DistcorrError, match="no targets of 'hose'. Did you mean 'house'?"):
+    with pytest.raises(DistcorrError, match=r"no targets of 'hose'\. Did you mean 'house'\?"):
         figures.figure3(run, categories=["hose"])
 
 

@@ -135,12 +135,18 @@ def test_the_report_says_how_its_flows_were_made(copy: Path, toy_settings: Setti
     """Not how the run was last used: another stage may have been run with other settings."""
     run_all(copy, toy_settings(INLINE, "flow.beta=0.5", "flow.targets=1"), ["neighbors"])
     run = Run(str(copy))
-    (note,) = (n for n in tables.build(run).notes if n.startswith("Flow in boxes of"))
+    (note,) = (
+        n for n in tables.build(run).notes if n.startswith("Flow by block10 and sift20 in boxes of")
+    )
     assert "the network's input size, beta 0.003 per cell^2 on unit-norm features" in note
     assert "inverse transfer; neighbours by deformation" in note
     assert "At most" not in note
     other = EvaluationConfig(order="data", strict=True, copying="nearest")
-    (note,) = (n for n in tables.build(run, other).notes if n.startswith("Flow in boxes of"))
+    (note,) = (
+        n
+        for n in tables.build(run, other).notes
+        if n.startswith("Flow by block10 and sift20 in boxes of")
+    )
     assert "neighbours by data, median of the first, 5 at most" in note
     assert "Copying from the nearest alone." in note
 

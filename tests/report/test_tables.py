@@ -124,10 +124,11 @@ def test_inclusive_decides_exact_ties(inclusive: bool, wanted: float) -> None:
 
 def test_json_and_csv_carry_the_stamp() -> None:
     rows, _ = table2(TABLE, CONFIG, 1)
-    report = Report(rows, "the weights", "the data", ["a note"])
+    report = Report(rows, "the weights", "the data", ["a note"], 0.9)
     parsed = json.loads(report.to_json())
     assert parsed["rows"] == rows
     assert (parsed["weights"], parsed["data"]) == ("the weights", "the data")
+    assert parsed["level"] == 0.9
     lines = list(csv.DictReader(io.StringIO(report.to_csv("table2"))))
     assert len(lines) == sum(row["table"] == "table2" for row in rows)
     assert {line["weights"] for line in lines} == {"the weights"}

@@ -100,7 +100,7 @@ def test_forward_carries_by_the_neighbours_own_flow(copy: Path, toy_settings: Se
         carried = np.array(row["carried"]).reshape(-1, 2)
         np.testing.assert_allclose(carried[other.visible], wanted, atol=1e-8)
     assert figure3(Run(str(copy)), rows=1)
-    (note,) = (n for n in tables.build(Run(str(copy))).notes if n.startswith("Flow in"))
+    (note,) = (n for n in tables.build(Run(str(copy))).notes if n.startswith("Flow by"))
     assert "forward transfer" in note
     assert "At most 1 targets per category" in note
 
@@ -140,7 +140,7 @@ def test_what_flows_are_called() -> None:
         "Edges": "Edges flow",
         "sift40": "SIFT radius 40 flow",
     }
-    assert _methods(["sift40"]) == {"sift40": "SIFT radius 40 flow"}
+    assert _methods(["conv4", "sift40"]) == {"conv4": "conv4 flow", "sift40": "SIFT flow"}
     assert _methods(["dsift8"]) == {"dsift8": "dsift8 flow"}
 
 
@@ -215,7 +215,7 @@ def test_large_boxes_from_build_db_to_the_figure(tmp_path: Path, toy_settings: S
         assert deformation == row["deformation_energy"]
     run = Run(str(tmp_path / "run"))
     report = tables.build(run)
-    assert "Flow in boxes of 500 px" in report.notes[0]
+    assert "Flow by conv4 and sift20 in boxes of 500 px" in report.notes[0]
     assert figure3(run)
     run_all(tmp_path / "run", settings)  # and back to the network's size
     assert facts(tmp_path / "run")["shape"] == [13, 13, 2]
@@ -393,3 +393,29 @@ def test_targets_that_share_neighbours_stand_together(finished: Path) -> None:
     assert nearest
     for ids in nearest.values():
         assert ids == sorted(ids)
+
+
+def test_other_neighbours_than_those_found_are_refused(copy: Path, toy_settings: Settings) -> None:
+    """Targets without pairs would count as wrong."""
+    before = contents(copy)
+    for setting in ("neighbors.split=train", "neighbors.k=2"):
+        with pytest.raises(
+            DistcorrError, match=r"transfer works on the neighbours .* not"
+        ) as caught:
+            run_all(copy, toy_settings(INLINE, setting), ["transfer"])
+        assert "distcorr neighbors" in caught.value.hint
+    assert contents(copy) == before
+    with Session(toy_config(toy_settings(INLINE)).compute) as session:
+        config = toy_config(toy_settings(INLINE, "neighbors.k=2"))
+        forecast = forecast_stage("transfer", Context(config, Run(str(copy)), session))
+    assert forecast.note == "waits for neighbors with these settings"
+
+
+def test_training_instances_as_targets_are_said_to_be_so(
+    copy: Path, toy_settings: Settings
+) -> None:
+    asked = toy_settings(INLINE, *ONE, "neighbors.split=train")
+    run_all(copy, asked, ["neighbors", "transfer"])
+    notes = tables.build(Run(str(copy))).notes
+    assert any("TRAINING instances" in note for note in notes)
+    assert any("decoupled solver" in note for note in notes)
