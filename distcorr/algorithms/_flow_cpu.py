@@ -44,6 +44,25 @@ def squares(reach: int, beta: float) -> Array:
     return table
 
 
+@njit(cache=True, error_model="numpy")
+def to_unit_norm(values: Array, out: Array) -> bool:
+    """Scale every row of ``values`` (n, C) float32 to unit norm; zeros stay. Whether all is finite.
+
+    Sums are float64, in which no square of a float32 is too large or too small.
+    """
+    for n in range(values.shape[0]):
+        row, scaled = values[n], out[n]
+        total = 0.0
+        for c in range(row.size):
+            total += np.float64(row[c]) * np.float64(row[c])
+        if not np.isfinite(total):
+            return False
+        norm = np.sqrt(total) if total > 0 else 1.0
+        for c in range(row.size):
+            scaled[c] = np.float32(np.float64(row[c]) / norm)
+    return True
+
+
 @njit(cache=True, fastmath=FAST, error_model="numpy")
 def distances(product: Array, source: Array, target: Array, height: int, cost: Array) -> None:
     """Fill ``cost`` (H * W, h', w') with ``sqrt(|a|^2 + |b|^2 - 2 ab)``; the padding stays.

@@ -39,13 +39,16 @@ def unit_norm(values: npt.NDArray[np.floating[Any]]) -> FloatArray:
     Raises:
         ValueError: a value is not finite.
     """
-    values = np.asarray(values, np.float64)  # the square of a large float32 would overflow
-    if not np.isfinite(values).all():
+    values = np.asarray(values)
+    if values.dtype == np.float64:  # whose squares may be too large, or too small
+        largest = np.abs(values).max(axis=-1, keepdims=True, initial=0)
+        values = values / np.where((largest > 0) & np.isfinite(largest), largest, 1)
+    values = np.ascontiguousarray(values, np.float32)
+    unit = np.empty_like(values)
+    width = max(1, values.shape[-1])
+    if not kernels.to_unit_norm(values.reshape(-1, width), unit.reshape(-1, width)):
         raise ValueError("features must be finite, got NaN or infinity")
-    largest = np.abs(values).max(axis=-1, keepdims=True, initial=0)
-    values = values / np.where(largest > 0, largest, 1)  # first, so that no square underflows
-    norm = np.linalg.norm(values, axis=-1, keepdims=True)
-    return (values / np.where(norm > 0, norm, 1)).astype(np.float32)
+    return unit
 
 
 def align(
