@@ -50,6 +50,13 @@ class FeatureStore:
         shas = table["sha256"].to_pylist()
         self.checksums: dict[str, str] = dict(zip(table["image"].to_pylist(), shas, strict=True))
         facts = json.loads(table.schema.metadata[META])
+        if missing := {"names", "root"} - facts.keys():
+            raise DistcorrError(
+                f"{stage.folder}/{INSTANCES} is not of this version of distcorr: it lacks "
+                f"{', '.join(sorted(missing))}.",
+                "distcorr build-db   writes it anew; the features themselves stay",
+                MISSING,
+            )
         self.keypoint_names: dict[str, tuple[str, ...]] = {
             category: tuple(names) for category, names in facts["keypoint_names"].items()
         }

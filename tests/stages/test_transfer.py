@@ -419,3 +419,13 @@ def test_training_instances_as_targets_are_said_to_be_so(
     notes = tables.build(Run(str(copy))).notes
     assert any("TRAINING instances" in note for note in notes)
     assert any("decoupled solver" in note for note in notes)
+
+
+def test_instances_of_another_version_are_asked_for_anew(copy: Path) -> None:
+    path = stage_folder(copy, "build-db") / "instances.parquet"
+    table = pq.read_table(path)
+    said = json.loads(table.schema.metadata[META])
+    del said["root"]
+    pq.write_table(table.replace_schema_metadata({META: json.dumps(said).encode()}), path)
+    with pytest.raises(DistcorrError, match="not of this version of distcorr: it lacks root"):
+        opened(copy)
