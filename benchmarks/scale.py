@@ -109,7 +109,7 @@ class Memory:
         self._thread.join()
 
     def _watch(self) -> None:
-        while not self._stop.wait(1.0):
+        while not self._stop.wait(10.0):  # reading takes milliseconds of every process
             mine = _share(os.getpid())
             self.driver = max(self.driver, mine)
             self.peak = max(self.peak, mine + sum(map(_share, _descendants())))
