@@ -22,6 +22,8 @@ FACTS = {
     "conv": "conv4",
     "vector": "fc7",
     "tables": {f.name: f.folder for f in (CONV4, POINTS)} | {"vectors/fc7": "vectors-fc7-0"},
+    "names": {},
+    "root": "",
     "stamp": {"weights": "w", "data": "d"},
 }
 SHAS = {"p.jpg": "abc"}
