@@ -128,10 +128,10 @@ class Session:
         import ray
         import ray.data
 
-        if ray.is_initialized():  # by whoever uses distcorr as a library: theirs to shut down
-            return
         try:
             _knock(self.address)
+            if ray.is_initialized():  # by whoever uses distcorr as a library: theirs to shut down
+                return
             ray.init(**options)
         except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
             raise DistcorrError(
