@@ -28,7 +28,7 @@ from distcorr.report import tables
 from distcorr.stages.cluster import Session
 from distcorr.stages.pipeline import Context, run_stage
 
-PER_PHOTOGRAPH, CATEGORIES, SIDE = 25, 4, 160
+PER_PHOTOGRAPH, CATEGORIES, SIDE = 25, 2, 160
 MODULE = '''
 import numpy as np
 from pathlib import Path

@@ -149,10 +149,11 @@ class StageFolder:
             ``{"tables", "shards", "rows", "bytes", "dead"}``; the first is a digest of the content
             for each folder of parts.
         """
-        for index in self.markers().keys() - {shard.index for shard in plan}:
+        found = self.markers()  # once: it lists the folder
+        for index in found.keys() - {shard.index for shard in plan}:
             self.folder.delete(f"shards/{index:05d}.json")  # of a plan with more shards
-            self._markers.pop(index)
-        markers = [self.markers()[shard.index] for shard in plan]
+            found.pop(index)
+        markers = [found[shard.index] for shard in plan]
         dead = [letter for marker in markers for letter in marker["dead"]]
         tables: dict[str, list[Any]] = {}
         for marker in markers:

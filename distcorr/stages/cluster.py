@@ -7,12 +7,15 @@ when there is work left to do.
 from __future__ import annotations
 
 import ctypes
+import functools
 import itertools
 import logging
+import math
 import os
 import platform
 import secrets
 import socket
+import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -25,6 +28,8 @@ from distcorr.errors import DistcorrError
 
 T = TypeVar("T")
 R = TypeVar("R")
+
+_AGAIN = 1.0  # s after which a cluster is asked for its size again; not in the paper
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,11 @@ def limit_threads() -> None:
     faiss.omp_set_num_threads(1)
     threadpoolctl.threadpool_limits(1)
     _keep_freed_memory()
+
+
+@functools.cache  # looking for the libraries takes milliseconds, which many short tasks would pay
+def _limit_threads_once() -> None:
+    limit_threads()
 
 
 def _keep_freed_memory() -> None:
@@ -201,10 +211,12 @@ class Session:
         remote = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=retries)(_remote_attempt)
         pending = iter(work)
         running: dict[Any, T] = {}
+        limit, asked = 0, -math.inf
         try:
             while True:
-                # Asked anew each time: a cluster grows and shrinks.
-                limit = self.compute.workers or 2 * self._at_once(gpus)
+                if time.monotonic() > asked + _AGAIN:  # a cluster grows and shrinks
+                    asked = time.monotonic()
+                    limit = self.compute.workers or 2 * self._at_once(gpus)
                 for item, arguments in itertools.islice(pending, max(0, limit - len(running))):
                     running[remote.remote(function, *arguments)] = item
                 if not running:
@@ -239,7 +251,7 @@ def attempt(function: Callable[..., R], item: T, arguments: tuple[Any, ...]) -> 
 
 def _remote_attempt(function: Callable[..., R], *arguments: Any) -> Outcome[None, R]:
     """``attempt`` in a worker: shared arguments arrive as values only at the top level."""
-    limit_threads()
+    _limit_threads_once()
     return attempt(function, None, arguments)
 
 
