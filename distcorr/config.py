@@ -85,6 +85,9 @@ class FeaturesConfig:
     )
     cells_per_photo: int = setting(0, "a seeded sample of so many cells; sec. 2, dense: 0 = all")
     photo_side: int = setting(500, "longer photographs are reduced to it; VOC's longest is 500 px")
+    context: int = setting(
+        0, "px of the network's input around the boxes of grids, as R-CNN's 16; sec. 3: 0"
+    )
     control: str = setting("none", "none, or shuffled-weights: a net that must lose")
     precision: str = setting("float32", "of the network: float32 or bfloat16; not in the paper")
     batch: int = setting(16, "227 px images per forward pass; not in the paper")
@@ -94,6 +97,7 @@ class FeaturesConfig:
         for key in ("batch", "shard", "photo_side"):
             _at_least(f"features.{key}", getattr(self, key), 1)
         _at_least("features.cells_per_photo", self.cells_per_photo, 0)
+        _at_least("features.context", self.context, 0)
         _one_of("features.precision", self.precision, ("float32", "bfloat16"))
         _one_of("features.control", self.control, ("none", "shuffled-weights"))
 
@@ -126,6 +130,9 @@ class FlowConfig:
     solver: str = setting("decoupled", "decoupled, trws, or sec. 3's own: paper")
     iterations: int = setting(0, "of the solver, 0 = its default; not in the paper")
     window: int = setting(0, "largest displacement along an axis, cells; sec. 3: 0 = any")
+    truncation: float = setting(
+        0.0, "most that an edge, beta ||w(p) - w(q)||^2, costs, by solver paper; sec. 3: 0 = none"
+    )
     shard: int = setting(8, "targets per part file; not in the paper")
 
     def __post_init__(self) -> None:
@@ -142,6 +149,14 @@ class FlowConfig:
         _one_of("flow.solver", self.solver, ("decoupled", "trws", "paper"))
         for key, least in (("iterations", 0), ("window", 0), ("shard", 1)):
             _at_least(f"flow.{key}", getattr(self, key), least)
+        if not (math.isfinite(self.truncation) and self.truncation >= 0):
+            raise _bad("flow.truncation", "0, or a finite number above 0", self.truncation)
+        if self.truncation and self.solver != "paper":
+            raise DistcorrError(
+                f"flow.truncation = {self.truncation:g} needs flow.solver = 'paper', "
+                f"got {self.solver!r}",
+                "--set flow.solver=paper as well, or --set flow.truncation=0",
+            )
 
     def chosen(self, members: Sequence[T]) -> list[T]:
         """The ``targets`` that are aligned out of a category's test instances, evenly spaced."""
@@ -150,8 +165,53 @@ class FlowConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ClassifyConfig:
+    """Section 4: which keypoint is this? One-vs-rest linear SVMs on the columns at keypoints."""
+
+    layers: tuple[str, ...] = setting((), 'by name, "conv4"; sec. 4, empty: all of features.points')
+    cs: tuple[float, ...] = setting(
+        tuple(10.0**e for e in range(-9, 1)), "prices of an error; sec. 4, Figure 5: 1e-9 to 1"
+    )
+    folds: int = setting(5, "sec. 4: five-fold cross-validation, photographs stay together")
+    feature_norm: str = setting("raw", "raw, which sec. 4's C of 1e-6 goes with; or unit")
+    intercept: str = setting("scaled", "regularised as liblinear does, or free; not in the paper")
+    control: str = setting("none", "none, or shuffled-labels: classifiers that must fail")
+
+    def __post_init__(self) -> None:
+        if not self.cs or not all(math.isfinite(c) and c > 0 for c in self.cs):
+            raise _bad("classify.cs", "one or more finite numbers above 0", self.cs)
+        if len(set(self.cs)) < len(self.cs):
+            raise _bad("classify.cs", "numbers that differ", self.cs)
+        _at_least("classify.folds", self.folds, 2)
+        _one_of("classify.feature_norm", self.feature_norm, ("raw", "unit"))
+        _one_of("classify.intercept", self.intercept, ("scaled", "free"))
+        _one_of("classify.control", self.control, ("none", "shuffled-labels"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResponsesConfig:
+    """Section 4, Figure 4: where around a keypoint its classifier responds most."""
+
+    keypoints: tuple[str, ...] = setting(
+        ("auto",),
+        "category/keypoint; sec. 4, auto: cat/L_Eye and cat/Nose, else the category with most of "
+        "them and its two commonest",
+    )
+    layers: tuple[str, ...] = setting(
+        ("auto", "sift20"), "of classify.layers, auto = features.conv; sec. 4: conv4 and SIFT"
+    )
+    radius: int = setting(10, "px; sec. 4: a 21 x 21 window")
+
+    def __post_init__(self) -> None:
+        _at_least("responses.radius", self.radius, 1)
+        for name in self.keypoints:
+            if name != "auto" and not all(name.partition("/")):
+                raise _bad("responses.keypoints", "auto or CATEGORY/KEYPOINT", name)
+
+
+@dataclass(frozen=True, kw_only=True)
 class EvaluationConfig:
-    """From saved flows to keypoints, PCK and its intervals; nothing here aligns anew."""
+    """From what is saved to PCK, accuracy and their intervals; nothing here computes it anew."""
 
     order: str = setting("deformation", "sec. 3: deformation; or data, total, similarity")
     keep: int = setting(5, "sec. 3: median of the top five aligned keypoints")
@@ -161,6 +221,8 @@ class EvaluationConfig:
     inclusive: bool = setting(
         True, "distance <= threshold, as the authors' predictions were scored"
     )
+    c: float = setting(0.0, "of the classifiers, 0 = by cross-validation; sec. 4: 1e-6")
+    choose: str = setting("layer", "one C per layer, category (and layer), or all; sec. 4: all")
     resamples: int = setting(1000, "bootstrap by photograph; not in the paper")
     level: float = setting(0.95, "of the intervals; not in the paper")
 
@@ -170,6 +232,9 @@ class EvaluationConfig:
         _at_least("evaluation.keep", self.keep, 1)
         if not self.alphas or not all(math.isfinite(a) and a > 0 for a in self.alphas):
             raise _bad("evaluation.alphas", "one or more finite numbers above 0", self.alphas)
+        if not (math.isfinite(self.c) and self.c >= 0):
+            raise _bad("evaluation.c", "0, or a finite number above 0", self.c)
+        _one_of("evaluation.choose", self.choose, ("layer", "category", "all"))
         _at_least("evaluation.resamples", self.resamples, 1)
         if not 0 < self.level < 1:
             raise _bad("evaluation.level", "a number between 0 and 1", self.level)
@@ -203,6 +268,8 @@ class Config:
     features: FeaturesConfig = field(default_factory=FeaturesConfig)
     neighbors: NeighborsConfig = field(default_factory=NeighborsConfig)
     flow: FlowConfig = field(default_factory=FlowConfig)
+    classify: ClassifyConfig = field(default_factory=ClassifyConfig)
+    responses: ResponsesConfig = field(default_factory=ResponsesConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     compute: ComputeConfig = field(default_factory=ComputeConfig)
 
@@ -219,6 +286,8 @@ PRESETS: dict[str, Config] = {
             network="efficientnet-lite0", points=("auto", "sift20"), cells_per_photo=64, shard=12
         ),
         flow=FlowConfig(shard=4),
+        # The network sees one input size: a pass for each shift, the fewer the finer its stride.
+        responses=ResponsesConfig(layers=("block5", "sift20")),
     ),
     # The paper's settings; data and weights are the user's (--data, --weights).
     "paper": Config(preset="paper"),
@@ -248,18 +317,18 @@ def load(
             f"presets: {', '.join(PRESETS)}, or the path of a .toml file",
         )
     config = PRESETS[name]
+    changes: dict[str, Any] = {}
     for section, value in (document or {}).items():
         entries = value.items() if isinstance(value, Mapping) else [("", value)]
-        for key, entry in entries:
-            config = _replace(config, f"{section}.{key}".rstrip("."), entry)
+        changes |= {f"{section}.{key}".rstrip("."): entry for key, entry in entries}
     for text in overrides:
         path, separator, value = text.partition("=")
         if not separator:
             raise DistcorrError(
                 f"--set takes KEY=VALUE, got {text!r}", "for example --set flow.beta=0.01"
             )
-        config = _replace(config, path.strip(), _parse(value.strip()))
-    return config
+        changes[path.strip()] = _parse(value.strip())
+    return _replace(config, changes)
 
 
 def parse_toml(content: bytes, where: str) -> dict[str, Any]:
@@ -277,19 +346,25 @@ def _parse(value: str) -> Any:
         return value  # a bare word is a string: --set features.conv=conv5
 
 
-def _replace(config: Config, path: str, value: Any) -> Config:
-    section, _, key = path.partition(".")
+def _replace(config: Config, changes: Mapping[str, Any]) -> Config:
+    """All settings of a section at once: some are only right together."""
     known = [name for name, _, _ in settings(config)]
-    if path not in known:
-        raise DistcorrError(
-            f"Unknown setting {path!r}.{did_you_mean(path, known)}",
-            "distcorr config lists them all",
-        )
-    if not key:
-        return dataclasses.replace(config, **{section: _coerce(config, section, path, value)})
-    inner = getattr(config, section)
-    changed = dataclasses.replace(inner, **{key: _coerce(inner, key, path, value)})
-    return dataclasses.replace(config, **{section: changed})
+    sections: dict[str, dict[str, Any]] = {}
+    for path, value in changes.items():
+        if path not in known:
+            raise DistcorrError(
+                f"Unknown setting {path!r}.{did_you_mean(path, known)}",
+                "distcorr config lists them all",
+            )
+        section, _, key = path.rpartition(".")
+        owner = getattr(config, section) if section else config
+        sections.setdefault(section, {})[key] = _coerce(owner, key, path, value)
+    inner = {
+        section: dataclasses.replace(getattr(config, section), **found)
+        for section, found in sections.items()
+        if section
+    }
+    return dataclasses.replace(config, **sections.get("", {}), **inner)
 
 
 def _coerce(owner: Any, key: str, path: str, value: Any) -> Any:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -111,27 +111,92 @@ class Terminal:
 
 
 def print_report(report: Report) -> None:
-    """PCK by category and method, then means with their intervals; the rest is in --json."""
+    """PCK and accuracy by category and method, means with intervals; the rest is in --json."""
     for name in report.tables:
         rows = [row for row in report.rows if row["table"] == name]
-        methods = list(dict.fromkeys(row["method"] for row in rows))
-        alphas = list(dict.fromkeys(row["alpha"] for row in rows))
-        gain = name.endswith("gain")
-        unit = "per cent points, paired" if gain else "per cent"
-        print(f"{name}: PCK in {unit}, at {', '.join(f'{alpha:g}' for alpha in alphas)}")
-        if not gain:  # gains by category are in the files
-            _print_categories(rows, methods, len(alphas))
-            print(f"the mean with its {100 * report.level:g} % interval by photograph:")
-        width = max(len(method) for method in methods)
-        for method in methods:
-            means = [r for r in rows if r["method"] == method and r["category"] == "mean"]
-            cells = (f"{r['value']:5.1f} [{r['low']:.1f}, {r['high']:.1f}]" for r in means)
-            print(f"  {method:<{width}}", *(f"{cell:<20}" for cell in cells))
-        print()
-    print(f"weights: {_plain(report.weights)}\ndata:    {_plain(report.data)}")
+        if name.startswith("table2"):
+            _print_pck(name, rows, report.level)
+        elif name.startswith("table3"):
+            _print_accuracy(name, rows, report.level)
+    print(f"weights: {report.weights}\ndata:    {report.data}")
     for note in report.notes:
-        print(f"note:    {_plain(note)}")
+        print(f"note:    {note}")
     sys.stdout.flush()
+
+
+def _print_pck(name: str, rows: Sequence[dict[str, Any]], level: float) -> None:
+    methods = list(dict.fromkeys(row["method"] for row in rows))
+    alphas = list(dict.fromkeys(row["alpha"] for row in rows))
+    gain = name.endswith("gain")
+    unit = "per cent points, paired" if gain else "per cent"
+    print(f"{name}: PCK in {unit}, at {', '.join(f'{alpha:g}' for alpha in alphas)}")
+    if not gain:  # gains by category are in the files
+        _print_categories(rows, methods, len(alphas))
+        print(f"the mean with its {100 * level:g} % interval by photograph:")
+    width = max(len(method) for method in methods)
+    for method in methods:
+        means = [r for r in rows if r["method"] == method and r["category"] == "mean"]
+        cells = (f"{_with_interval(r):<20}" for r in means)
+        print(f"  {method:<{width}}", *cells)
+    print()
+
+
+def _with_interval(row: dict[str, Any]) -> str:
+    return f"{row['value']:5.1f} [{row['low']:.1f}, {row['high']:.1f}]"
+
+
+def _print_accuracy(name: str, rows: Sequence[dict[str, Any]], level: float) -> None:
+    """Table 3; by category only what the paper has, the others are in the files."""
+    unit = "per cent points, paired" if name.endswith("gain") else "per cent"
+    over = ", the mean over keypoint types" if name.endswith("macro") else ""
+    print(f"{name}: accuracy of keypoint classification in {unit}{over}")
+    if name == "table3":
+        _print_layers(rows)
+        print(f"the mean with its {100 * level:g} % interval by photograph:")
+    means = [row for row in rows if row["category"] == "mean"]
+    width = max(len(row["method"]) for row in means)
+    for row in means:
+        c = f"C {row['c']:g}" if row.get("c") else ""
+        print(f"  {row['method']:<{width}} {_with_interval(row):<20} {c}".rstrip())
+    print()
+
+
+def _print_layers(rows: Sequence[dict[str, Any]]) -> None:
+    """A row per layer, as many columns beside each other as a terminal is wide.
+
+    Bold on a terminal: in every column the best SIFT and the best layer of a network.
+    """
+    out = Console(file=sys.stdout, highlight=False, soft_wrap=True, emoji=False)
+    methods = list(dict.fromkeys(row["method"] for row in rows))
+    categories = sorted({row["category"] for row in rows}, key=lambda c: (c == "mean", c))
+    values = {(row["method"], row["category"]): row for row in rows}
+    first = max(map(len, methods))
+    width = max(6, *map(len, categories)) + 2
+    beside = max(1, (80 - first) // width)
+    for start in range(0, len(categories), beside):
+        shown = categories[start : start + beside]
+        out.print(_plain(" " * first + "".join(f"{c:>{width}}" for c in shown)))
+        bold = {cell for c in shown for cell in _bests(values, methods, c)}
+        for method in methods:
+            line = _plain(f"{method:<{first}}")
+            for category in shown:
+                row = values.get((method, category))
+                cell = f"{row['value']:.1f}" if row else ""
+                text = f"[bold]{cell}[/]" if (method, category) in bold else cell
+                line += " " * (width - len(cell)) + text
+            out.print(line.rstrip())
+
+
+def _bests(
+    values: dict[tuple[str, str], dict[str, Any]], methods: Sequence[str], category: str
+) -> Iterator[tuple[str, str]]:
+    """The best of each kind in a column, as it is printed; more than one where they tie."""
+    from distcorr.report.classification import BASELINE, is_sift
+
+    for kind in (True, False):
+        cells = [(m, category) for m in methods if is_sift(m) == kind and m != BASELINE]
+        printed = {cell: round(values[cell]["value"], 1) for cell in cells if cell in values}
+        yield from (cell for cell, value in printed.items() if value == max(printed.values()))
 
 
 def _print_categories(rows: Sequence[dict[str, Any]], methods: Sequence[str], alphas: int) -> None:

@@ -123,5 +123,5 @@ class Flow(NamedTuple):
     deformation_energy: float
 
     def energy(self, beta: float) -> float:
-        """The energy that was minimised: data + beta * deformation."""
+        """The energy of section 3: data + beta * deformation."""
         return self.data_energy + beta * self.deformation_energy

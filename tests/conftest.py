@@ -68,6 +68,8 @@ def toy_settings() -> Callable[..., list[str]]:
             "features.points=block10",
             "features.cells=block10",
             "flow.shard=2",
+            "responses.layers=auto",
+            "responses.radius=2",
             "evaluation.resamples=50",
             *more,
         ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from distcorr import config as configuration
 from distcorr.data.run import Run
 from distcorr.errors import DistcorrError
 from distcorr.report import ablation, tables
-from distcorr.report.predictions import predictions
+from distcorr.report.predictions import COPY, predictions
 from distcorr.stages.ablate import BETAS, DEFAULT, TRANSFER, Variant, chosen, of_betas, run_variants
 from distcorr.stages.cluster import Session
 from distcorr.stages.pipeline import Context, Silent, run_stage
@@ -56,7 +57,8 @@ def test_every_variant_changes_one_known_thing() -> None:
     for variant in (*TRANSFER, *of_betas()):
         changed = configuration.load("paper", variant.settings)
         lines = configuration.difference(plain, changed)
-        assert all(line.startswith(("flow.", "evaluation.", "neighbors.")) for line in lines)
+        known = ("flow.", "evaluation.", "neighbors.", "features.context")
+        assert all(line.startswith(known) for line in lines)
         assert bool(lines) == bool(variant.settings)
     assert len({v.name for v in TRANSFER}) == len(TRANSFER)
     assert len({v.settings for v in TRANSFER}) == len(TRANSFER)
@@ -127,6 +129,32 @@ def test_what_a_network_does_not_allow_is_left_out_and_said(context: Context) ->
     made = run_variants(listening, chosen(["side-500"]), 1)
     assert [m.variant.name for m in made] == [DEFAULT]
     assert any("side-500 is left out" in warning for warning in heard.warnings)
+
+
+def test_context_and_truncation_change_flows_and_not_copying(context: Context) -> None:
+    """Neighbours are found by the boxes alone, and copied by them."""
+    config = replace(context.config, flow=replace(context.config.flow, features=("auto",)))
+    names = ["context-16", "truncation"]
+    made = run_variants(replace(context, config=config), chosen(names), 1)
+    assert [m.variant.name for m in made] == [DEFAULT, *names]
+    tables_of = [predictions(m.run).to_pylist() for m in made]
+    copied, flowed = (
+        [[r for r in rows if (r["method"] == COPY) == copying] for rows in tables_of]
+        for copying in (True, False)
+    )
+    assert copied[0] == copied[1] == copied[2]
+    assert flowed[0] != flowed[1]
+    energies = np.array([energies_of(m.run) for m in made])
+    assert energies[2, 0] < energies[0, 0]  # less data energy
+    assert energies[2, 1] > energies[0, 1]  # for more deformation
+
+
+def energies_of(run: Run) -> list[float]:
+    """Data and deformation energy of all pairs."""
+    stage = run.current("transfer")
+    assert stage is not None
+    parts = [stage.folder.read_table(name) for name in stage.parts("pairs")]
+    return [sum(p[f"{n}_energy"].to_numpy().sum() for p in parts) for n in ("data", "deformation")]
 
 
 def test_beta_is_tried_on_training_instances_without_their_own_photograph(context: Context) -> None:

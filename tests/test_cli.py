@@ -17,10 +17,12 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from distcorr.cli import app, common
+from distcorr.data.run import Run
 
 Settings = Callable[..., list[str]]
 GOLDEN = Path(__file__).parent / "golden"
-COMMANDS = ("", "run", "build-db", "neighbors", "transfer", "status", "report", "config")
+COMMANDS = ("", "run", "build-db", "neighbors", "transfer", "classify", "responses")
+COMMANDS += ("status", "report", "config")
 COMMANDS += ("ablate", "match", "features", "store", "store ls", "store verify")
 
 
@@ -59,10 +61,33 @@ def test_run_leaves_a_report(toy: Path) -> None:
     assert {p.name for p in (toy / "report").iterdir()} >= {
         "tables.json",
         "table2.csv",
+        "table3.csv",
         "figure3.png",
+        "figure4.png",
+        "figure5.png",
     }
     picture = np.asarray(Image.open(toy / "report" / "figure3.png").convert("L"))
     assert picture.std() > 30  # something is drawn
+
+
+def test_figure5_of_a_category(toy: Path) -> None:
+    from distcorr.report import charts
+
+    before = (toy / "report" / "figure5.png").read_bytes()
+    classified = charts.opened(Run(str(toy))).classified
+    category = next(c for c in classified.categories if c != charts._usual(classified))
+    done = distcorr("report", "-r", str(toy), "-c", category)
+    assert done.returncode == 0, done.stderr
+    assert (toy / "report" / "figure5.png").read_bytes() != before
+    refused(2, "nonsense", arguments=["report", "-r", str(toy), "-c", "nonsense"])
+
+
+def test_a_c_that_was_not_trained(toy: Path) -> None:
+    arguments = ["report", "-r", str(toy), "--set", "evaluation.c=0.5"]
+    refused(2, "evaluation.c must be a C that was trained", "1e-06", arguments=arguments)
+    done = distcorr("report", "-r", str(toy), "--set", "evaluation.c=1e-6", "--json")
+    rows = [r for r in json.loads(done.stdout)["rows"] if r["table"] == "table3"]
+    assert {row["c"] for row in rows if row["method"] != "most frequent type"} == {1e-6}
 
 
 def test_report_as_json_and_csv(toy: Path, tmp_path: Path) -> None:
@@ -85,6 +110,8 @@ def test_status(toy: Path) -> None:
         ("build-db", True),
         ("neighbors", True),
         ("transfer", True),
+        ("classify", True),
+        ("responses", True),
     ]
     assert "18/18 shards" in distcorr("status", "-r", str(toy)).stdout
 

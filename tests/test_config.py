@@ -67,6 +67,13 @@ def test_every_setting_says_where_its_default_comes_from() -> None:
         ("flow.features=[]", "one or more layers"),
         ("flow.units=cell", "Did you mean 'cells'?"),
         ("flow.direction=backward", "inverse, forward"),
+        ("flow.truncation=-0.1", "flow.truncation must be 0, or a finite number above 0"),
+        ("flow.truncation=inf", "flow.truncation must be 0, or a finite number above 0"),
+        (
+            "flow.truncation=0.1",
+            "flow.truncation = 0.1 needs flow.solver = 'paper', got 'decoupled'",
+        ),
+        ("features.context=-1", "features.context must be 0 or more"),
         ("flow.targets=-1", "0 or more"),
         ("flow.order=data", "Unknown setting 'flow.order'"),
         ("evaluation.copying=nearst", "Did you mean 'nearest'?"),

@@ -79,6 +79,19 @@ def solve(
     return result
 
 
+def smoothness(labels: npt.NDArray[np.integer[Any]], beta: float, truncation: float) -> float:
+    """Sum over 4-neighbour edges of ``min(beta * ||w(p) - w(q)||^2, truncation)``, float64.
+
+    Args:
+        labels: (H, W, 2) (row, col) of target cells, as `solve` returns them.
+        beta: weight of the deformation, per cell^2.
+        truncation: the most that an edge costs, in units of the energy.
+    """
+    w = labels - np.moveaxis(np.indices(labels.shape[:2]), 0, -1)
+    squares = [(np.diff(w, axis=axis) ** 2).sum(axis=-1) for axis in (0, 1)]
+    return float(sum(np.minimum(beta * each, truncation).sum() for each in squares))
+
+
 def distance_transform(values: npt.NDArray[np.floating[Any]], beta: float) -> Array:
     """(L, M) float64: ``out[i, j] = min_kl values[k, l] + beta * ((i - k)^2 + (j - l)^2)``.
 

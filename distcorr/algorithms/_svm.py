@@ -218,13 +218,25 @@ def _conjugate_gradients(
 
 def _factorised(problem: Problem, active: Tensor, gradient: Tensor) -> Tensor:
     """(D + 1,) the Newton step by Cholesky factors of the Hessian, in float64."""
-    hessian = torch.diag(problem.penalty(torch.ones_like(gradient)[None])[0])
+    penalty = problem.penalty(torch.ones_like(gradient)[None])[0]
     chosen = active.nonzero()[:, 0]
-    x, active = problem.x[chosen], active[chosen]
+    x, active = problem.x[chosen], active[chosen].double()
+    if x.device.type == "cpu":
+        hessian = np.asfortranarray(np.diag(penalty.numpy()))
+        for full in _weighted(x, active.sqrt(), problem.offset):
+            hessian = _svm_cpu.add_square(hessian, full.numpy())
+        return torch.from_numpy(_svm_cpu.solve(hessian, -gradient.numpy()))
+    full_hessian = torch.diag(penalty)
+    for full in _weighted(x, active.sqrt(), problem.offset):
+        full_hessian += full.T @ full
+    return torch.cholesky_solve(-gradient[:, None], torch.linalg.cholesky(full_hessian))[:, 0]
+
+
+def _weighted(x: Tensor, factors: Tensor, offset: float) -> Iterator[Tensor]:
+    """ROWS rows at a time of (x, offset), each times its factor, float64."""
     for rows, part in _blocks(x, torch.float64):
-        full = torch.cat([part, torch.full_like(part[:, :1], problem.offset)], 1)
-        hessian += (full * active[rows, None]).T @ full
-    return torch.cholesky_solve(-gradient[:, None], torch.linalg.cholesky(hessian))[:, 0]
+        full = torch.cat([part, torch.full_like(part[:, :1], offset)], 1)
+        yield full.mul_(factors[rows, None])
 
 
 def _line_search(

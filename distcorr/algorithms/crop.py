@@ -1,7 +1,8 @@
 """Cutting a box out of a photograph and stretching it to a square (paper, sections 3 and 5).
 
-Both axes are scaled on their own ("warped to a square bounding box"), without context around the
-box. Coordinates are 0-based, a pixel's centre lies at the integer, in both frames.
+Both axes are scaled on their own ("warped to a square bounding box"). The paper cuts out the box
+alone; `with_context` grows it first. Coordinates are 0-based, a pixel's centre lies at the integer,
+in both frames.
 """
 
 from __future__ import annotations
@@ -27,6 +28,21 @@ def from_square(uv: npt.ArrayLike, box: Box, side: int) -> npt.NDArray[np.float6
     """(..., 2) px in the side x side crop of ``box`` -> (..., 2) xy px in the photograph."""
     start, size = _span(box)
     return (np.asarray(uv, np.float64) + 0.5) * (size / side) - 0.5 + start
+
+
+def with_context(box: Box, context: float) -> Box:
+    """The box to cut out so that ``box`` fills its crop but for a margin all around.
+
+    As R-CNN does (protocol, O8), which fills what lies beyond the photograph with the mean colour
+    where `crop_square` repeats the edge. The paper has no context.
+
+    Args:
+        box: px in the photograph.
+        context: the margin as a share of the crop's side, below 1/2: R-CNN's is 16 / 227.
+    """
+    grow = context / (1 - 2 * context)
+    dx, dy = box.width * grow, box.height * grow
+    return Box(box.x0 - dx, box.y0 - dy, box.x1 + dx, box.y1 + dy)
 
 
 def crop_square(image: npt.NDArray[np.uint8], box: Box, side: int) -> npt.NDArray[np.uint8]:

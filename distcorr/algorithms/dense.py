@@ -27,6 +27,7 @@ from torch.nn import functional
 
 from distcorr.algorithms import nets
 from distcorr.algorithms.extractors import Backbone
+from distcorr.algorithms.flow import unit_norm
 from distcorr.algorithms.sift import Sift
 from distcorr.algorithms.sources import Source
 from distcorr.errors import DistcorrError
@@ -81,6 +82,8 @@ def scores(
     weights: npt.ArrayLike,
     bias: npt.ArrayLike,
     radius: int = 10,
+    *,
+    unit: bool = False,
 ) -> FloatArray:
     """Scores of K linear classifiers, ``responses @ weights.T + bias``, without keeping those.
 
@@ -88,9 +91,10 @@ def scores(
         source, image, xy, tap, radius: as for ``responses``.
         weights: (K, C).
         bias: (K,).
+        unit: scale every response to unit norm first, as the classifiers' samples were.
 
     Returns:
-        (n, 2 * radius + 1, 2 * radius + 1, K) float32.
+        (n, 2 * radius + 1, 2 * radius + 1, K) float32; NaN where a response is not finite.
 
     Raises:
         DistcorrError: as ``responses``, or the classifiers have another shape.
@@ -105,7 +109,10 @@ def scores(
         )
     found = np.empty((len(points), side, side, len(matrix)), np.float32)
     for at, values in _windows(source, image, points, tap, radius):
-        found[at] = values @ matrix.T + constant
+        finite = np.isfinite(values).all(axis=-1, keepdims=True)
+        values = np.where(finite, values, 0)
+        values = unit_norm(values) if unit else values
+        found[at] = np.where(finite, values @ matrix.T + constant, np.nan)
     return found
 
 

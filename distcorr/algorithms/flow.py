@@ -7,6 +7,7 @@ with p and q 4-neighbours and p + w(p) anywhere in the target grid.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -59,6 +60,7 @@ def align(
     solver: str = "decoupled",
     iterations: int = 0,
     window: int = 0,
+    truncation: float = 0,
 ) -> Flow:
     """The displacement field of least energy found from ``source`` to ``target``.
 
@@ -75,19 +77,29 @@ def align(
             paper's own belief propagation [29] with distance transforms [30].
         iterations: of the solver; 0 is its default, ``ITERATIONS``.
         window: largest displacement in cells along each axis; 0 for any, as the paper.
+        truncation: the most that an edge, ``beta * ||w(p) - w(q)||^2``, costs, in units of the
+            energy; 0 for any, as the paper. Of solver "paper" only, which then minimises the
+            truncated energy: that one is never above standing still.
 
     Returns:
         The flow, ``displacement`` (H, W, 2) in cells. Standing still means w = 0, clamped into
-        the target grid where that is the smaller one.
+        the target grid where that is the smaller one. Its deformation energy is the plain sum of
+        squares, also where edges were truncated.
 
     Raises:
         ValueError: grids that are empty, not three-dimensional, not finite, of different channel
-            counts; beta that is not finite and positive; iterations or window below 0; a solver
-            that is not there.
+            counts; beta that is not finite and positive; iterations, window or truncation below 0;
+            a solver that is not there, or that cannot truncate.
     """
-    return align_many(source, [target], beta, solver=solver, iterations=iterations, window=window)[
-        0
-    ]
+    return align_many(
+        source,
+        [target],
+        beta,
+        solver=solver,
+        iterations=iterations,
+        window=window,
+        truncation=truncation,
+    )[0]
 
 
 def align_many(
@@ -98,6 +110,7 @@ def align_many(
     solver: str = "decoupled",
     iterations: int = 0,
     window: int = 0,
+    truncation: float = 0,
 ) -> list[Flow]:
     """``[align(source, target, beta) for target in targets]``, bit for bit, in less time.
 
@@ -112,8 +125,12 @@ def align_many(
     for name, value in (("iterations", iterations), ("window", window)):
         if value < 0:
             raise ValueError(f"{name} must be at least 0, got {value}")
+    if not (math.isfinite(truncation) and truncation >= 0):
+        raise ValueError(f"truncation must be finite and at least 0, got {truncation}")
+    if truncation and solver != "paper":
+        raise ValueError(f"only the solver 'paper' has a truncation, got {solver!r}")
     rounds = iterations or ITERATIONS[solver]
-    make = _SOLVERS[solver]
+    make = functools.partial(_Paper, truncation=truncation) if truncation else _SOLVERS[solver]
     if solver == "decoupled" and min(source.shape[:2]) == 1:
         make = Reweighted  # exact along a chain, which the two planes are not
     ready: dict[tuple[int, ...], Any] = {}  # workspaces
@@ -122,7 +139,7 @@ def align_many(
         shape = target.shape[:2]
         if shape not in ready:
             ready[shape] = make(source.shape[:2], shape, float(beta), rounds)
-        flows.append(_align(source, target, float(beta), ready[shape], window))
+        flows.append(_align(source, target, float(beta), ready[shape], window, float(truncation)))
     return flows
 
 
@@ -156,7 +173,14 @@ def data_costs(source: FloatArray, target: FloatArray) -> FloatArray:
     return np.ascontiguousarray(cost[:, :, :height, :width])
 
 
-def _align(source: FloatArray, target: FloatArray, beta: float, solver: Any, window: int) -> Flow:
+def _align(
+    source: FloatArray,
+    target: FloatArray,
+    beta: float,
+    solver: Any,
+    window: int,
+    truncation: float,
+) -> Flow:
     cells = _cells(*source.shape[:2])
     height, width = target.shape[:2]
     still = np.minimum(cells, [height - 1, width - 1])
@@ -166,7 +190,10 @@ def _align(source: FloatArray, target: FloatArray, beta: float, solver: Any, win
     labels = solver.solve(still)
     # The costs came from a float32 product; the promise is about the energy of the features.
     found, stood = _energy(source, target, labels), _energy(source, target, still)
-    if stood[0] + beta * stood[1] <= found[0] + beta * found[1]:
+    smooth, level = beta * found[1], beta * stood[1]
+    if truncation:
+        smooth, level = (_flow_paper.smoothness(t, beta, truncation) for t in (labels, still))
+    if stood[0] + level <= found[0] + smooth:
         labels, found = still, stood
     return Flow((labels - cells)[..., ::-1].astype(np.int16), *found)
 
@@ -210,19 +237,26 @@ class _Paper:
     """The paper's solver behind the interface of the others."""
 
     def __init__(
-        self, source: tuple[int, int], target: tuple[int, int], beta: float, iterations: int
+        self,
+        source: tuple[int, int],
+        target: tuple[int, int],
+        beta: float,
+        iterations: int,
+        truncation: float = math.inf,
     ) -> None:
         height, width = (kernels.padded(n) for n in target)
         self.cost = np.full((*source, height, width), kernels.FORBIDDEN, np.float32)
         self._inside = self.cost[:, :, : target[0], : target[1]]
-        self._beta, self._iterations = beta, iterations
+        self._solve = functools.partial(
+            _flow_paper.solve, beta=beta, iterations=iterations, truncation=truncation
+        )
 
     def solve(self, still: IntArray) -> IntArray:
         """Its labels; a cell whose label leaves the window, which the paper has none of, stays."""
         allowed = self._inside < kernels.FORBIDDEN
         dear = still[..., 0].size * self._inside[allowed].max()
         cost = np.where(allowed, self._inside, dear)
-        labels = _flow_paper.solve(cost, self._beta, iterations=self._iterations)
+        labels = self._solve(cost)
         y, x = np.indices(labels.shape[:2])
         return np.where(allowed[y, x, labels[..., 0], labels[..., 1], None], labels, still)
 

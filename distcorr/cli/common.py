@@ -16,10 +16,13 @@ from distcorr.config import PRESETS, Config
 from distcorr.errors import INTERRUPTED, USAGE, DistcorrError, did_you_mean
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from distcorr.config import EvaluationConfig
     from distcorr.data.run import Run
     from distcorr.terminal import Terminal
 
-ORDER = ("build-db", "neighbors", "transfer")
+ORDER = ("build-db", "neighbors", "transfer", "classify", "responses")
 START, PIPELINE, RESULTS = "Start here", "Pipeline", "Results"
 
 
@@ -165,11 +168,38 @@ def existing(uri: str) -> Run:
     return run
 
 
-def draw(run: Run) -> None:
-    from distcorr.report.figures import figure3
+def draw(
+    run: Run, evaluation: EvaluationConfig | None = None, categories: Sequence[str] = ()
+) -> None:
+    """Every figure whose stage has finished, into the run's report folder.
 
-    for name in figure3(run):
-        terminal().say(f"figure  {run}/{name}")
+    Args:
+        run: with a finished stage.
+        evaluation: in place of the run's own.
+        categories: of Figure 3 and, the first that was classified, of Figure 5; the usual ones if
+            there are none.
+    """
+    from distcorr.report import charts, concentration, figures
+
+    drawings: dict[str, list[Callable[[], list[str]]]] = {
+        "transfer": [lambda: figures.figure3(run, evaluation=evaluation, categories=categories)],
+        "classify": [
+            lambda: charts.figure5(run, categories[0] if categories else "", evaluation),
+            lambda: charts.confusion(run, evaluation),
+        ],
+        "responses": [lambda: concentration.figure4(run)],
+    }
+    for stage, of_stage in drawings.items():
+        for figure in of_stage if run.finished(stage) else ():
+            try:
+                names = figure()
+            except DistcorrError as error:
+                if categories:  # asked for by name
+                    raise
+                terminal().warn(error.message)  # there is nothing to draw: the rest is there
+                continue
+            for name in names:
+                terminal().say(f"figure  {run}/{name}")
 
 
 def print_tables(built: Any, as_json: bool) -> None:

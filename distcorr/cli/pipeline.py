@@ -81,6 +81,18 @@ _stage_command(
     "Align by belief propagation and transfer keypoints (§3, Table 2).\n\n"
     "Example:  distcorr transfer -r runs/paper --set flow.beta=0.01",
 )
+_stage_command(
+    "classify",
+    ("classify",),
+    "Name keypoints by linear SVMs on single columns, for every C (§4, Table 3, Figure 5).\n\n"
+    "Example:  distcorr classify -r runs/paper --set classify.feature_norm=unit",
+)
+_stage_command(
+    "responses",
+    ("responses",),
+    "Find where around a keypoint its classifier responds most (§4, Figure 4).\n\n"
+    "Example:  distcorr responses -r runs/paper --set responses.keypoints=cat/L_Eye",
+)
 
 
 def _run_stages(

@@ -21,6 +21,7 @@ from distcorr.cli.common import (
     SetOption,
     VerboseOption,
     app,
+    draw,
     existing,
     print_tables,
     terminal,
@@ -57,18 +58,20 @@ def report(
         str, typer.Option("--csv", metavar="DIR", help="Write one CSV per table there.")
     ] = "",
     figures: Annotated[
-        bool, typer.Option("--figures", help="Draw Figure 3 into the run's report folder.")
+        bool, typer.Option("--figures", help="Draw Figures 3 to 5 into the run's report folder.")
     ] = False,
     category: Annotated[
         list[str] | None,
-        typer.Option("--category", "-c", metavar="NAME", help="Figure 3 of it; repeat for more."),
+        typer.Option(
+            "--category", "-c", metavar="NAME", help="Figures 3 and 5 of it; repeat for more."
+        ),
     ] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Combine and score anew: evaluation.*"),
     ] = None,
 ) -> None:
-    """PCK tables from the saved flows; aligns nothing.
+    """Tables from what is saved: PCK and accuracy; aligns and trains nothing.
 
     Example:  distcorr report -r runs/paper --set evaluation.order=similarity
     """
@@ -85,11 +88,8 @@ def report(
             terminal().say(f"wrote {csv}/{name}.csv")
     print_tables(built, as_json)
     if figures or category:
-        from distcorr.report.figures import figure3
-
         tables.save(built, opened)  # so that what is in the folder belongs together
-        for name in figure3(opened, evaluation=evaluation, categories=category or ()):
-            terminal().say(f"figure  {opened}/{name}")
+        draw(opened, evaluation, category or ())
 
 
 def _evaluation(run: Run, settings: list[str]) -> EvaluationConfig | None:
@@ -97,7 +97,8 @@ def _evaluation(run: Run, settings: list[str]) -> EvaluationConfig | None:
     other = [text for text in settings if not text.strip().startswith("evaluation.")]
     if other:
         raise DistcorrError(
-            f"distcorr report aligns nothing and takes evaluation settings only, got {other[0]}.",
+            "distcorr report aligns and trains nothing and takes evaluation settings only, got "
+            f"{other[0]}.",
             f"distcorr run -r {run} --set {other[0]}   computes what is missing, and reports",
         )
     config = run.config()

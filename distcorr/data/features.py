@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
 
-from distcorr.config import FlowConfig
+from distcorr.algorithms.crop import with_context
+from distcorr.config import ClassifyConfig, FlowConfig
 from distcorr.data import datasets
 from distcorr.data.run import DEAD, StageFolder
 from distcorr.data.storage import parquet
 from distcorr.data.store import META, FeatureMeta, HalfArray, read_values
 from distcorr.errors import MISSING, DistcorrError, did_you_mean
-from distcorr.types import Instance
+from distcorr.types import Box, Instance
 
 INSTANCES = "instances.parquet"
 
@@ -30,6 +32,7 @@ class FeatureStore:
         tables: name of a feature (``"points/conv4"``) -> its folder in the store.
         root: path or URI of the photographs; "" for drawn ones, which are in the run.
         names: layers that were asked for by another name than they have in ``tables``.
+        context: share of a grid's square that is kept around the box, on each side.
         stamp: which weights and data, for people.
         checksums: photograph -> its sha256 when the work was planned, or why there is none.
         dead: ids of instances that lack what is aligned or what finds neighbours.
@@ -65,6 +68,7 @@ class FeatureStore:
         self.tables: dict[str, str] = facts["tables"]
         self.names: dict[str, str] = facts["names"]
         self.root: str = facts["root"]
+        self.context: float = facts.get("context", 0.0)
         self.stamp: dict[str, str] = facts["stamp"]
         main = set(self.main.values())
         letters = stage.folder.read_table(DEAD).to_pylist() if stage.folder.exists(DEAD) else []
@@ -108,6 +112,10 @@ class FeatureStore:
             if i.category == category and i.split == split and i.id not in self.dead
         ]
 
+    def framed(self, box: Box) -> Box:
+        """What the grids show of a photograph: the box, and the context around it."""
+        return with_context(box, self.context)
+
     @property
     def main(self) -> dict[str, str]:
         """The tables that section 3 reads: kind -> folder in the store."""
@@ -121,6 +129,13 @@ class FeatureStore:
         kind = "grids500" if flow.side else "grids"
         own = {"auto": self.conv, **self.names}
         return {own.get(layer, layer): f"{kind}/{own.get(layer, layer)}" for layer in flow.features}
+
+    def classified(self, classify: ClassifyConfig) -> dict[str, str]:
+        """Layer -> name of its table, for every layer whose columns are classified (section 4)."""
+        kept = [name.removeprefix("points/") for name in self.tables if name.startswith("points/")]
+        kept.sort(key=lambda name: [int(p) if p.isdigit() else p for p in re.split(r"(\d+)", name)])
+        layers = [self.names.get(layer, layer) for layer in classify.layers]
+        return {layer: f"points/{layer}" for layer in layers or kept}
 
     def folder_of(self, name: str) -> str:
         """Folder of a feature in the store.

@@ -46,7 +46,8 @@ _READERS = 16  # threads that read small files: they wait for the storage, not f
 _TABLE = re.compile(r"(grids|grids500|vectors|points|cells)-.+-[0-9a-f]{12}")
 _OURS = re.compile(r"[0-9a-f]{20}\.(parquet|json)|\.([0-9a-f]{20}|feature)\.\w+\.[0-9a-f]{8}\.tmp")
 
-OF_INSTANCES = ("grids", "grids500", "vectors")  # one row per instance
+GRIDS = ("grids", "grids500")  # what is aligned: it may show context around the boxes
+OF_INSTANCES = (*GRIDS, "vectors")  # one row per instance
 OF_PHOTOGRAPHS = ("points", "cells")  # rows per photograph
 
 

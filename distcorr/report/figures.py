@@ -120,13 +120,14 @@ class _Row:
         side = geometry.input_size if geometry else 227
         target, canvas, row = self.target, self.canvas, self.row
         picture = self._crop(target, side)
-        truth = _share(target.keypoints, target.box)
+        box = self.made.store.framed(target.box)
+        truth = _share(target.keypoints, box)
         canvas.picture(row, 0, picture, f"{target.category}: truth")
         canvas.points(row, 0, truth, target.visible)
         if pairs is None or geometry is None:
             canvas.picture(row, 1, picture, f"{self.method}: nothing to align")
             return
-        predicted = _share(vote(pairs, self.made), target.box)
+        predicted = _share(vote(pairs, self.made), box)
         predicted[~target.visible] = np.nan
         canvas.picture(row, 1, picture, self.method)
         canvas.lines(row, 1, predicted, truth)
@@ -144,12 +145,13 @@ class _Row:
                 carried = np.array(pair["carried"], float).reshape(-1, 2)
                 title = f"deformation {pair['deformation_energy']:.0f}"
                 canvas.picture(row, column, aligned, title)
-                canvas.points(row, column, _share(carried, target.box), neighbor.visible)
+                canvas.points(row, column, _share(carried, box), neighbor.visible)
         average = np.rint(total / len(order)).astype(np.uint8)
         canvas.picture(row, COLUMNS - 1, average, f"average of {len(order)}")
 
     def _crop(self, instance: Instance, side: int) -> npt.NDArray[np.uint8]:
-        return crop_square(self.photograph(instance.image), instance.box, side)
+        box = self.made.store.framed(instance.box)
+        return crop_square(self.photograph(instance.image), box, side)
 
 
 def _share(xy: npt.ArrayLike, box: Box) -> npt.NDArray[np.float64]:

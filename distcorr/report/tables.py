@@ -1,25 +1,34 @@
-"""Tables from saved predictions: PCK as integer counts, with intervals by photograph."""
+"""Tables of a run from saved predictions and answers; Table 2 itself, PCK with intervals."""
 
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import json
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from distcorr.algorithms import pck
-from distcorr.config import EvaluationConfig
+from distcorr.config import Config, EvaluationConfig
+from distcorr.data.classified import Classified
 from distcorr.data.features import FeatureStore
-from distcorr.data.run import Run
+from distcorr.data.run import Run, StageFolder
 from distcorr.errors import DistcorrError
+from distcorr.report import classification, concentration
 from distcorr.report.predictions import Finished, combine, finished
+from distcorr.report.score import Score as Score
+from distcorr.report.score import mean
+from distcorr.report.score import per_cent as per_cent
 
-COLUMNS = ("table", "method", "category", "alpha", "value", "low", "high", "n")
+STAGES = {  # what each is for
+    "transfer": "Table 2",
+    "classify": "Table 3 and Figure 5",
+    "responses": "Figure 4",
+}
 
 
 @dataclass(frozen=True)
@@ -27,8 +36,9 @@ class Report:
     """Tidy rows of every table whose stage has run, and what made them.
 
     Attributes:
-        rows: dicts with ``COLUMNS``: ``value``, ``low`` and ``high`` in per cent, ``n`` keypoints
-            scored; category ``"mean"`` is the plain mean over categories, as the paper's.
+        rows: dicts with ``table``, ``category`` and what else that table needs; where something is
+            measured, ``value``, ``low`` and ``high`` in per cent and ``n`` keypoints scored.
+            Category ``"mean"`` is the plain mean over categories, as the paper's.
         weights: which network weights made the numbers.
         data: which photographs.
         notes: what a reader must know before quoting a number.
@@ -51,11 +61,12 @@ class Report:
     def to_csv(self, table: str) -> str:
         """One table as CSV, with the stamp in every row so that it cannot be lost."""
         out = io.StringIO()
-        writer = csv.DictWriter(out, (*COLUMNS, "weights", "data"), lineterminator="\n")
+        rows = [row for row in self.rows if row["table"] == table]
+        stamp = {"weights": self.weights, "data": self.data}
+        names = dict.fromkeys(name for row in rows for name in row)
+        writer = csv.DictWriter(out, [*names, *stamp], lineterminator="\n")
         writer.writeheader()
-        for row in self.rows:
-            if row["table"] == table:
-                writer.writerow(row | {"weights": self.weights, "data": self.data})
+        writer.writerows(row | stamp for row in rows)
         return out.getvalue()
 
     @property
@@ -65,19 +76,63 @@ class Report:
 
 
 def build(run: Run, evaluation: EvaluationConfig | None = None) -> Report:
-    """Every table of a run; ``evaluation`` in place of the run's own, nothing is aligned anew.
+    """Every table whose stage has finished; nothing is aligned or trained anew.
+
+    Args:
+        run: with at least one of ``STAGES`` finished.
+        evaluation: in place of the run's own.
 
     Raises:
         DistcorrError: no stage that a table needs has finished, or there is nothing to score.
     """
-    made = finished(run, evaluation)
-    store, config = made.store, made.config
-    predictions = combine(made)
-    if not predictions.num_rows:
+    config, features = run.config(), run.finished("build-db")
+    stages = {name: run.finished(name) for name in STAGES}
+    if config is None or features is None or not any(stages.values()):
+        raise DistcorrError(
+            f"{run} has nothing to report: none of {', '.join(STAGES)} is finished and up to date.",
+            f"distcorr run -r {run}   makes all; distcorr transfer or distcorr classify makes one",
+        )
+    config = dataclasses.replace(config, evaluation=evaluation or config.evaluation)
+    made = finished(run, evaluation) if stages["transfer"] else None
+    sections = []
+    if made:
+        sections.append(_transferred(made))
+    if classify := stages["classify"]:
+        entry = run.manifest()["stages"]["classify"]
+        classified = Classified(classify)
+        sections.append(_answered(classify, classified, entry["classify"], config))
+        if stages["responses"]:
+            asked = run, classified, config.evaluation, config.seed
+            sections.append(_Section(*concentration.figure4_rows(*asked)))
+    rows = [row for section in sections for row in section.rows]
+    if not rows:
         raise DistcorrError(
             "No category has both training and validation instances, so there is nothing to score.",
             "distcorr build-db warns which of the two each category lacks",
         )
+    notes = [note for section in sections for note in section.notes]
+    begun = run.manifest()["stages"].keys() & {name for name, stage in stages.items() if not stage}
+    notes += [
+        f"{STAGES[name]} left out: {name} is unfinished or out of date, distcorr {name} mends it."
+        for name in sorted(begun)
+    ]
+    stamp = made.store.stamp if made else FeatureStore(features).stamp
+    level, predictions = config.evaluation.level, sections[0].predictions
+    return Report(rows, stamp["weights"], stamp["data"], notes, level, predictions)
+
+
+class _Section(NamedTuple):
+    """What one stage contributes."""
+
+    rows: list[dict[str, Any]]
+    notes: list[str]
+    predictions: pa.Table | None = None
+
+
+def _transferred(made: Finished) -> _Section:
+    """Section 3."""
+    store, config = made.store, made.config
+    predictions = combine(made)
     rows, notes = table2(predictions, config.evaluation, config.seed)
     notes = [_settings(made), *_thin(store, made.asked.k), *_unscored(made), *notes]
     if store.dead:
@@ -85,8 +140,24 @@ def build(run: Run, evaluation: EvaluationConfig | None = None) -> Report:
     dead = {letter.id for letter in made.transfer.dead_letters()}
     if dead:
         notes.append(f"{len(dead)} pairs could not be aligned by every layer; they say nothing.")
-    level = config.evaluation.level
-    return Report(rows, store.stamp["weights"], store.stamp["data"], notes, level, predictions)
+    return _Section(rows, notes, predictions)
+
+
+def _answered(
+    stage: StageFolder, classified: Classified, trained: dict[str, Any], config: Config
+) -> _Section:
+    """Section 4 but for Figure 4; ``trained``: the settings of the classifiers."""
+    if not classified.pairs:
+        return _Section([], classified.notes)
+    evaluation, seed = config.evaluation, config.seed
+    rows, notes = classification.table3(classified, evaluation, seed)
+    rows += classification.figure5(classified, evaluation, seed)
+    rows += classification.confusion(classified, evaluation)
+    said = [classification.settings(classified, trained, evaluation), *classified.notes]
+    dead = stage.dead_letters()
+    if dead:
+        said.append(f"{len(dead)} keypoints could not be classified by every layer: left out.")
+    return _Section(rows, said + notes)
 
 
 def _settings(made: Finished) -> str:
@@ -100,6 +171,8 @@ def _settings(made: Finished) -> str:
     rounds = f" ({flow.iterations} iterations)" if flow.iterations else ""
     more = [
         f"Displacements of {flow.window} cells at most." if flow.window else "",
+        f"Edges cost {flow.truncation:g} at most." if flow.truncation else "",
+        f"{made.store.context} px of context around the boxes." if made.store.context else "",
         f"At most {flow.targets} targets per category." if flow.targets else "",
         "Copying from the nearest alone." if evaluation.copying == "nearest" else "",
         "The targets are TRAINING instances." if made.asked.split == "train" else "",
@@ -201,12 +274,7 @@ def scores(
         if names:
             notes.append(f"{category}: no prediction at all for {', '.join(names)}; they count 0.")
     for method in methods:
-        parts = [values[method, category] for category in categories]
-        values[method, "mean"] = Score(
-            np.mean([p.value for p in parts], axis=0),
-            np.mean([p.samples for p in parts], axis=0),
-            sum(p.n for p in parts),
-        )
+        values[method, "mean"] = mean([values[method, category] for category in categories])
     return values, notes
 
 
@@ -228,26 +296,6 @@ def _rows(
         }
         for a, alpha in enumerate(config.alphas)
     ]
-
-
-def per_cent(share: float) -> float:
-    """A share in per cent, to two places."""
-    return round(100 * float(share), 2) + 0.0  # no minus zero
-
-
-@dataclass(frozen=True)
-class Score:
-    """PCK per alpha (A,), its bootstrap samples (A, resamples), and the keypoints scored.
-
-    The difference of two scores is that of their values and of their samples, one by one.
-    """
-
-    value: npt.NDArray[np.float64]
-    samples: npt.NDArray[np.float64]
-    n: int
-
-    def __sub__(self, other: Score) -> Score:
-        return Score(self.value - other.value, self.samples - other.samples, self.n)
 
 
 def _score(table: pa.Table, config: EvaluationConfig, seed: list[int]) -> Score:

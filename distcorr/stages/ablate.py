@@ -1,9 +1,9 @@
 """``ablate``: what the points of section 3 that the paper leaves open are worth.
 
-A variant is the run's configuration with one factor changed (protocol, section 11; O8, context
-around the box, O9, neighbours of any class, and O14, truncation, are not among them). Each distinct
-alignment is a run of its own below the run folder, over the same feature store: it is resumed like
-any other, and variants that only combine neighbours differently share one.
+A variant is the run's configuration with one factor changed (protocol, section 11; O9, neighbours
+of any class, is not among them). Each distinct alignment is a run of its own below the run folder,
+over the same feature store: it is resumed like any other, and variants that only combine neighbours
+differently share one.
 """
 
 from __future__ import annotations
@@ -49,6 +49,7 @@ class Made:
 TRANSFER = (
     Variant(DEFAULT),
     Variant("side-500", "O7", ("flow.side=500",)),
+    Variant("context-16", "O8", ("features.context=16",)),
     Variant("raw-px", "O10", ("flow.feature_norm=raw", "flow.units=px")),
     Variant("beta-0.001", "O11", ("flow.beta=0.001",)),
     Variant("beta-0.01", "O11", ("flow.beta=0.01",)),
@@ -56,6 +57,9 @@ TRANSFER = (
     Variant("solver-paper", "O12", ("flow.solver=paper",)),
     Variant("solver-trws", "O12", ("flow.solver=trws",)),
     Variant("window-3", "O13", ("flow.window=3",)),
+    # To be read beside solver-paper. What a jump of six cells, half of the paper's 13, costs at the
+    # paper's beta, so that neighbours still count; not in the paper.
+    Variant("truncation", "O14", ("flow.solver=paper", "flow.truncation=0.108")),
     Variant("forward", "O15", ("flow.direction=forward",)),
     Variant("strict-five", "O16", ("evaluation.strict=true",)),
     Variant("copy-nearest", "O17", ("evaluation.copying=nearest",)),

@@ -131,6 +131,7 @@ def _prepare(context: Context) -> _Job:
         "tables": used,
         "names": wished.names,
         "root": "" if context.config.dataset.name == "toy" else dataset.root,
+        **({"context": wished.wanted[0].context} if config.context else {}),
         "stamp": {
             "weights": _stamp(features[INSTANCES][:2], weights),
             "data": f"{dataset.name}: {len(dataset.keypoint_names)} categories, {train} training "

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from distcorr.algorithms.batches import SmallerBatchWarning, in_batches
+from distcorr.algorithms.crop import with_context
 from distcorr.algorithms.sift import Sift
 from distcorr.algorithms.sources import Images, Source, to_vector
 from distcorr.config import Config
@@ -107,12 +108,17 @@ class BuildShard:
 
     def _of_instances(self, shard: Shard, wanted: Sequence[Wanted]) -> list[Rows]:
         sides = sorted({w.side for w in wanted})
-        cuts: dict[int, list[Images]] = {side: [] for side in sides}
+        # Without context too: the box itself says who is left out, whatever else is missing.
+        contexts = sorted({0.0, *(w.context for w in wanted)})
+        views = list(itertools.product(contexts, sides))
+        cuts: dict[tuple[float, int], list[Images]] = {view: [] for view in views}
         kept: list[Instance] = []
         dead: list[DeadLetter] = []
 
         def cut(members: list[Instance]) -> list[list[Images] | str]:
-            return crops(self._photographs, members, self._checksums[members[0].image], sides)
+            shown = [replace(i, box=with_context(i.box, c)) for c in contexts for i in members]
+            found = crops(self._photographs, shown, self._checksums[members[0].image], sides)
+            return [_joined(found[at :: len(members)]) for at in range(len(members))]
 
         instances = [self._instances[i] for i in shard.items]
         # Instances of one photograph stand together, so each file is decoded once.
@@ -123,11 +129,11 @@ class BuildShard:
                     dead.append(DeadLetter(instance.id, instance.image, each))
                     continue
                 kept.append(instance)
-                for side, crop in zip(sides, each, strict=True):
-                    cuts[side].append(crop)
+                for view, crop in zip(views, each, strict=True):
+                    cuts[view].append(crop)
         rows = {w: Rows(w, list(dead)) for w in wanted}
-        for (source, side), mine in _by_source(wanted) if kept else ():
-            images = np.stack(cuts[side])
+        for (source, side, context), mine in _by_source(wanted) if kept else ():
+            images = np.stack(cuts[context, side])
             features = in_batches(source, images, _taps(mine), self._config.features.batch)
             for w in mine:
                 values = features[w.tap]
@@ -155,7 +161,7 @@ class BuildShard:
                 continue
             for each in rows.values():
                 each.dead.append(DeadLetter(image, image, found))
-        for (source, side), group in _by_source(wanted):
+        for (source, side, _), group in _by_source(wanted):
             views = [(s, squeezed(p, side) if side else p) for s, p in photographs]
             for alike in batches_alike(views, self._config.features.batch):
                 self._look(alike, source, group, rows)
@@ -261,12 +267,24 @@ def mark_done(stage: StageFolder, shard: Shard, entries: Mapping[str, Entry]) ->
     stage.mark_done(shard, files, sum(e.rows for e in entries.values()), dead)
 
 
-def _by_source(wanted: Sequence[Wanted]) -> Iterable[tuple[tuple[Source, int], list[Wanted]]]:
-    """Together what one pass gives: the features of one source at one size."""
-    groups: dict[tuple[int, int], list[Wanted]] = defaultdict(list)
+def _joined(found: Sequence[list[Images] | str]) -> list[Images] | str:
+    """The crops of one instance, or why it lacks some."""
+    whole: list[Images] = []
+    for each in found:
+        if isinstance(each, str):
+            return each
+        whole += each
+    return whole
+
+
+def _by_source(
+    wanted: Sequence[Wanted],
+) -> Iterable[tuple[tuple[Source, int, float], list[Wanted]]]:
+    """Together what one pass gives: the features of one source at one size and context."""
+    groups: dict[tuple[int, int, float], list[Wanted]] = defaultdict(list)
     for w in wanted:
-        groups[id(w.source), w.side].append(w)
-    return [((group[0].source, group[0].side), group) for group in groups.values()]
+        groups[id(w.source), w.side, w.context].append(w)
+    return [((g[0].source, g[0].side, g[0].context), g) for g in groups.values()]
 
 
 def _taps(wanted: Iterable[Wanted]) -> tuple[str, ...]:

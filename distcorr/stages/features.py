@@ -11,7 +11,7 @@ from distcorr.algorithms import extractors, plugins
 from distcorr.algorithms.sift import Sift
 from distcorr.algorithms.sources import Source, Sources, is_extractor
 from distcorr.config import Config, FeaturesConfig, digest
-from distcorr.data.store import OF_INSTANCES, Feature
+from distcorr.data.store import GRIDS, OF_INSTANCES, Feature
 from distcorr.data.weights import Weights, load_weights
 from distcorr.errors import DistcorrError
 from distcorr.types import Geometry
@@ -29,12 +29,14 @@ class Wanted:
         source: where it comes from.
         tap: its name there.
         side: px of the square that the source sees; 0: photographs as they are.
+        context: share of the square that is kept around the box, on each side.
     """
 
     feature: Feature
     source: Source
     tap: str
     side: int
+    context: float = 0.0
 
     @property
     def geometry(self) -> Geometry:
@@ -104,10 +106,17 @@ def wishes(config: Config, weights: Weights | None, device: str = "cpu") -> Wish
             asked += [(kind, each) for each in named]
     boxes = "grids500" if config.flow.side else "grids"
     asked += [(boxes, conv if layer == "auto" else layer) for layer in config.flow.features]
+    asked += [("points", layer) for layer in config.classify.layers]
     label = network.name if weights is None else weights.label
     if features.control != "none":
         label += " SHUFFLED (control)"
     side = source.input_size
+    if 2 * features.context >= side:
+        raise DistcorrError(
+            f"features.context must leave something of {side} px to the box, got "
+            f"{features.context} px on each side.",
+            "--set features.context=16 is R-CNN's, 0 the paper's",
+        )
     # By what it is and not by what it was called: an extractor has a long and a short name.
     distinct: dict[tuple[str, Source, str], str] = {}
     for kind, layer in asked:
@@ -184,7 +193,11 @@ def _wanted(
         made["photo_side"] = config.features.photo_side
     if kind == "cells" and config.features.cells_per_photo:
         made |= {"sample": config.features.cells_per_photo, "seed": config.seed}
-    return Wanted(Feature(kind, _slug(tap), made, whose), source, tap, side)
+    context = 0.0
+    if kind in GRIDS and config.features.context:
+        context = config.features.context / boxes
+        made["context"] = f"{config.features.context} of {boxes} px"
+    return Wanted(Feature(kind, _slug(tap), made, whose), source, tap, side, context)
 
 
 def _lattice(source: Source, tap: str, side: int, longest: int) -> list[Any]:

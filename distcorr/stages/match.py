@@ -48,8 +48,15 @@ def match_photographs(
 
     Raises:
         DistcorrError: a photograph or the weights cannot be read, there is no such layer, a box or
-            a point is not where it can be, or the side does not suit the layer.
+            a point is not where it can be, the side does not suit the layer, or context is asked
+            for around the boxes.
     """
+    if config.features.context:
+        raise DistcorrError(
+            "match aligns the boxes as they are given, so features.context must be 0, got "
+            f"{config.features.context}",
+            "leave it out, and give larger boxes",
+        )
     a, b = (_view(file, box, name) for file, box, name in zip(files, boxes, "AB", strict=True))
     _require_inside(points, a)
     source, tap, label = _source(config)
@@ -69,7 +76,12 @@ def match_photographs(
     grids = unit_norm(grids) if flow.feature_norm == "unit" else grids
     beta = flow.beta * (geometry.stride**2 if flow.units == "px" else 1)  # per cell^2
     aligned = partial(
-        align, beta=beta, solver=flow.solver, iterations=flow.iterations, window=flow.window
+        align,
+        beta=beta,
+        solver=flow.solver,
+        iterations=flow.iterations,
+        window=flow.window,
+        truncation=flow.truncation,
     )
     return match(a, b, grids, geometry, aligned, beta, feature=tap, points=points), label
 

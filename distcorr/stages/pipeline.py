@@ -54,6 +54,18 @@ STAGES = {
         ("flow",),
         features=lambda store, config: store.aligned(config.flow).values(),
     ),
+    "classify": Stage(
+        "distcorr.stages.classify",
+        ("build-db",),
+        ("classify", "seed"),
+        features=lambda store, config: store.classified(config.classify).values(),
+    ),
+    "responses": Stage(
+        "distcorr.stages.responses",
+        ("build-db", "classify"),
+        ("responses",),  # and the C that is chosen, by its shards
+        features=lambda store, config: store.classified(config.classify).values(),
+    ),
 }
 
 
@@ -167,7 +179,8 @@ def forecast_stage(name: str, context: Context) -> Forecast:
 def stage_key(name: str, version: int, context: Context) -> str:
     """Key of a stage that builds on others: settings, version and the content that it builds on."""
     stage = STAGES[name]
-    settings = {entry: asdict(getattr(context.config, entry)) for entry in stage.reads}
+    asked = asdict(context.config)
+    settings = {entry: asked[entry] for entry in stage.reads}
     needs = _identities(name, context)
     return digest([name, version, settings, needs])[:8]
 

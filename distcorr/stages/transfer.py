@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from distcorr.algorithms.crop import from_square, to_square
@@ -37,7 +38,7 @@ from distcorr.stages.pipeline import (
     run_shards,
     stage_key,
 )
-from distcorr.types import FloatArray, Flow, Geometry, Instance
+from distcorr.types import Box, FloatArray, Flow, Geometry
 
 VERSION = 2
 NAME = "transfer"
@@ -46,6 +47,7 @@ NAME = "transfer"
 # not grow with the data set. Not in the paper.
 HELD = 512_000_000
 
+_Doubles = npt.NDArray[np.float64]
 _Neighbors = dict[str, list[tuple[str, float]]]
 _SIFT = re.compile(r"sift(\d+)")
 
@@ -68,17 +70,18 @@ class _Job:
 
 @dataclass(frozen=True)
 class _Work:
-    """One shard: its targets' neighbours, and what is needed of each instance of both kinds.
+    """One shard: its targets' neighbours, and where each instance of both kinds is found.
 
-    The grids, which several shards share, travel beside it: one copy per node.
+    What several shards share travels beside it, as arrays that processes of a node share: the grids
+    (n, rows, cols, C), the boxes (n, 4) and the keypoints (n, K, 2) of n instances.
     """
 
     method: str
     layer: str
     category: str
     neighbors: _Neighbors
-    instances: dict[str, Instance]
-    rows: dict[str, int]  # instance id -> row of the grids
+    images: dict[str, str]  # instance id -> its photograph
+    rows: dict[str, int]  # instance id -> row of what is shared
     lacking: dict[str, str]  # instance id -> why it has none
     geometry: Geometry
 
@@ -192,7 +195,9 @@ def _arguments(
             members = {i for shard in group for i in _members(shard, neighbors)}
             kept, grids, meta = store.read(job.tables[layer], sorted(members - lacking.keys()))
             assert meta.geometry is not None  # grids are written with it
-            shared = context.session.put(grids)
+            boxes = np.array([store.framed(instances[i].box) for i in kept])  # what grids show
+            keypoints = np.array([instances[i].keypoints for i in kept])
+            shared = tuple(map(context.session.put, (grids, boxes, keypoints)))
             rows = {i: row for row, i in enumerate(kept)}
             for shard in group:
                 members = _members(shard, neighbors)
@@ -201,12 +206,12 @@ def _arguments(
                     layer,
                     category,
                     {t: neighbors[t] for t in shard.items},
-                    {i: instances[i] for i in members},
+                    {i: instances[i].image for i in members},
                     {i: rows[i] for i in members if i in rows},
                     {i: lacking[i] for i in members if i in lacking},
                     meta.geometry,
                 )
-                yield shard, (shared, work, job.stage, shard, context.config.flow, device)
+                yield shard, (*shared, work, job.stage, shard, context.config.flow, device)
 
 
 def _members(shard: Shard, neighbors: _Neighbors) -> set[str]:
@@ -239,6 +244,22 @@ class _Pairs:
     columns: dict[str, list[Any]] = field(default_factory=lambda: defaultdict(list))
     dead: list[DeadLetter] = field(default_factory=list)
 
+    def add(
+        self, target: str, rank: int, neighbor: str, cosine: float, flow: Flow, carried: _Doubles
+    ) -> None:
+        """A pair; ``carried`` (K, 2) px in the target's photograph."""
+        for name, value in (
+            ("target", target),
+            ("neighbor", neighbor),
+            ("rank", rank),
+            ("cosine", cosine),
+            ("data_energy", flow.data_energy),
+            ("deformation_energy", flow.deformation_energy),
+            ("carried", carried.reshape(-1)),
+            ("displacement", flow.displacement),
+        ):
+            self.columns[name].append(value)
+
     def table(self, work: _Work, beta: float) -> pa.Table:
         """The pairs; ``displacement`` is (cells, cells, 2) (dx, dy) in cells, row by row."""
         shape = (work.geometry.cells, work.geometry.cells, 2)
@@ -266,6 +287,8 @@ class _Pairs:
 
 def transfer_shard(
     grids: HalfArray,
+    boxes: _Doubles,
+    keypoints: FloatArray,
     work: _Work,
     stage: StageFolder,
     shard: Shard,
@@ -275,7 +298,10 @@ def transfer_shard(
     """Align the shard's targets with their neighbours; write the pairs and the marker."""
     pairs, stride = _Pairs(), work.geometry.stride
     beta = config.beta * (stride**2 if config.units == "px" else 1)  # per cell^2
+    side = work.geometry.input_size
+    move = carry if config.direction == "inverse" else push
 
+    began = time.perf_counter()
     ready: dict[str, FloatArray] = {}  # made once: the targets of a shard share many neighbours
     for instance, row in work.rows.items():
         values = grids[row].astype(np.float32)
@@ -290,14 +316,18 @@ def transfer_shard(
                 continue
             broken = neighbor if target in ready else target
             why = work.lacking.get(broken, f"{work.layer} is not finite")
-            file = work.instances[broken].image
+            file = work.images[broken]
             pairs.dead.append(DeadLetter(f"{target} <- {neighbor}", file, f"{broken}: {why}"))
         alignable.append((target, there))
-    began = time.perf_counter()
     wanted = [(target, [n for _, n, _ in there]) for target, there in alignable]
     solved = _solve(wanted, ready, beta, config, device)
     for (target, there), flows in zip(alignable, solved, strict=True):
-        _add(pairs, work, work.instances[target], there, flows, config)
+        for (rank, neighbor, cosine), flow in zip(there, flows, strict=True):
+            one, other = work.rows[target], work.rows[neighbor]
+            found = to_square(keypoints[other], Box(*boxes[other]), side)
+            moved = move(found, flow.displacement, work.geometry)
+            carried = from_square(moved, Box(*boxes[one]), side)
+            pairs.add(target, rank, neighbor, cosine, flow, carried)
     aligning = time.perf_counter() - began
     name = f"pairs/{shard.part}"
     written = stage.folder.write_table(name, pairs.table(work, beta), row_group_size=65536)
@@ -322,6 +352,7 @@ def _solve(
             solver=config.solver,
             iterations=config.iterations,
             window=config.window,
+            truncation=config.truncation,
         )
         for target, neighbors in wanted:
             others = [grids[neighbor] for neighbor in neighbors]
@@ -347,31 +378,3 @@ def _solve(
         flows = (Flow(w, *e) for w, e in zip(displacements, energies.tolist(), strict=True))
     for _, neighbors in wanted:
         yield list(itertools.islice(flows, len(neighbors)))
-
-
-def _add(
-    pairs: _Pairs,
-    work: _Work,
-    instance: Instance,
-    there: Sequence[tuple[int, str, float]],
-    flows: Sequence[Flow],
-    config: FlowConfig,
-) -> None:
-    """A row per neighbour (rank, id, cosine); keypoints are carried into the photograph, px."""
-    side = work.geometry.input_size
-    move = carry if config.direction == "inverse" else push
-    for (rank, neighbor, cosine), flow in zip(there, flows, strict=True):
-        other = work.instances[neighbor]
-        keypoints = to_square(other.keypoints, other.box, side)
-        carried = from_square(move(keypoints, flow.displacement, work.geometry), instance.box, side)
-        for name, value in (
-            ("target", instance.id),
-            ("neighbor", neighbor),
-            ("rank", rank),
-            ("cosine", cosine),
-            ("data_energy", flow.data_energy),
-            ("deformation_energy", flow.deformation_energy),
-            ("carried", carried.reshape(-1)),
-            ("displacement", flow.displacement),
-        ):
-            pairs.columns[name].append(value)

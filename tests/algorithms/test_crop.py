@@ -6,7 +6,13 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
 
-from distcorr.algorithms.crop import crop_square, from_square, reduce_to, to_square
+from distcorr.algorithms.crop import (
+    crop_square,
+    from_square,
+    reduce_to,
+    to_square,
+    with_context,
+)
 from distcorr.types import Box
 
 
@@ -137,6 +143,49 @@ def test_corners_of_the_box_are_corners_of_the_square():
     box = Box(10, 20, 109, 69)  # 100 x 50 px
     edges = [[9.5, 19.5], [109.5, 69.5]]
     assert to_square(edges, box, 500) == pytest.approx(np.array([[-0.5, -0.5], [499.5, 499.5]]))
+
+
+def test_context_leaves_a_margin_around_the_box():
+    box = Box(10, 20, 109, 69)  # 100 x 50 px
+    edges = [[9.5, 19.5], [109.5, 69.5]]
+    framed = with_context(box, 16 / 227)
+    margin = [[15.5, 15.5], [210.5, 210.5]]  # 16 px of 227 on each side, between px centres
+    assert to_square(edges, framed, 227) == pytest.approx(np.array(margin))
+    large = np.array([[16, 16], [211, 211]]) * 500 / 227 - 0.5
+    assert to_square(edges, framed, 500) == pytest.approx(large)
+    # R-CNN enlarges a box about its centre by 227 / (227 - 2 * 16)
+    centre, half = np.array([59.5, 44.5]), np.array([50, 25]) * 227 / 195
+    assert framed == pytest.approx(Box(*(centre - half + 0.5), *(centre + half - 0.5)))
+    assert with_context(box, 0) == box
+
+
+@pytest.mark.parametrize("box", [Box(30, 40, 329, 279), Box(50.25, 60.5, 299.75, 300)])
+def test_within_its_margin_the_box_is_seen_as_without_context(box):
+    """Its 195 px are those of a crop of 195 px; where the photograph ends, its edge goes on."""
+    image = noise(330, 360)
+    framed = crop_square(image, with_context(box, 16 / 227), 227)
+    alone = crop_square(image, box, 195)
+    assert np.abs(framed[16:-16, 16:-16].astype(int) - alone).max() <= 1  # rounding
+    outside = crop_square(image[40:280, 30:330], with_context(Box(0, 0, 299, 239), 16 / 227), 227)
+    assert (outside[:16] == outside[:1]).all()
+    assert (outside[:, -16:] == outside[:, -1:]).all()
+
+
+@given(
+    xy=hnp.arrays(np.float64, (4, 2), elements=st.floats(-1e4, 1e4)),
+    corner=st.tuples(st.floats(0, 500), st.floats(0, 500)),
+    extent=st.tuples(st.floats(0, 500), st.floats(0, 500)),
+    context=st.integers(0, 100),
+    side=st.sampled_from([227, 500]),
+)
+def test_context_scales_about_the_centre(xy, corner, extent, context, side):
+    box = Box(*corner, corner[0] + extent[0], corner[1] + extent[1])
+    framed = with_context(box, context / 227)
+    there = to_square(xy, framed, side)
+    assert np.allclose(from_square(there, framed, side), xy, atol=1e-6)
+    middle = (side - 1) / 2
+    shrunk = (to_square(xy, box, side) - middle) * (227 - 2 * context) / 227 + middle
+    assert np.allclose(there, shrunk, rtol=1e-9, atol=1e-6)
 
 
 @given(

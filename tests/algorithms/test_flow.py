@@ -211,6 +211,42 @@ def test_never_above_standing_still_and_energies_are_those_of_the_field(seed, h,
         assert flow.energy(beta) <= at_rest[0] + beta * at_rest[1]
 
 
+@given(seeds, sides, sides, sides, sides, st.sampled_from([3e-3, 0.1, 10]))
+@settings(max_examples=50, deadline=None)
+def test_the_truncated_energy_is_never_above_standing_still(seed, h, w, th, tw, beta):
+    source, target = grid(seed, h, w), grid(seed + 1, th, tw)
+
+    def truncated(displacement, cut):
+        w = displacement.astype(int)
+        edges = [beta * (np.diff(w, axis=axis) ** 2).sum(-1) for axis in (0, 1)]
+        data = loop_energy(source, target, displacement, beta)[0]
+        return data + sum(np.minimum(each, cut).sum() for each in edges)
+
+    for cut, iterations in itertools.product((1e-3, 0.05, 0.5), (0, 1)):
+        flow = align(source, target, beta, solver="paper", iterations=iterations, truncation=cut)
+        rest = truncated(still(source, target), cut)
+        assert truncated(flow.displacement, cut) <= rest + 1e-9
+        expected = loop_energy(source, target, flow.displacement, beta)
+        assert flow[1:] == pytest.approx(expected, rel=1e-12)  # of plain squares
+    plain = align(source, target, beta, solver="paper")
+    far = align(source, target, beta, solver="paper", truncation=beta * 1e6)
+    assert far.displacement.tobytes() == plain.displacement.tobytes()
+
+
+def test_truncation_lets_go_where_a_part_has_moved_on_its_own():
+    """Half of the cells are six apart: that costs too much, unless edges cost little at most."""
+    target = grid(3, 10, 16, channels=32)
+    source = np.concatenate([target[:, :5], target[:, 11:]], axis=1)
+    beta, planted = 0.3, np.repeat([0, 6], [5, 5])
+    free = align(source, target, beta, solver="paper", truncation=0.2)
+    np.testing.assert_array_equal(free.displacement[..., 0], np.tile(planted, (10, 1)))
+    assert free.data_energy == 0
+    assert free.deformation_energy == 10 * 6**2
+    held = align(source, target, beta, solver="paper")
+    assert held.data_energy > 0
+    assert held.energy(beta) < free.energy(beta)
+
+
 def test_shapes_and_dtypes():
     flow = align(grid(0, 3, 5), grid(1, 7, 2), 3e-3)
     assert flow.displacement.shape == (3, 5, 2)
@@ -348,6 +384,11 @@ def test_bad_settings_are_refused():
         align(ones, ones, 1.0, iterations=-1)
     with pytest.raises(ValueError, match="window"):
         align(ones, ones, 1.0, window=-1)
+    for truncation in (-1, np.nan, np.inf):
+        with pytest.raises(ValueError, match="truncation must be finite and at least 0"):
+            align(ones, ones, 1.0, solver="paper", truncation=truncation)
+    with pytest.raises(ValueError, match="only the solver 'paper' has a truncation, got 'trws'"):
+        align(ones, ones, 1.0, solver="trws", truncation=0.1)
     with pytest.raises(ValueError, match="decoupled, trws, paper, got 'bp'"):
         align(ones, ones, 1.0, solver="bp")
     with pytest.raises(ValueError, match="displacement must be"):

@@ -18,32 +18,33 @@ def costs(seed, source, target):
     return np.random.default_rng(seed).random((*source, *target), np.float32)
 
 
-def energies(cost, labels, beta):
+def energies(cost, labels, beta, truncation=math.inf):
     """Energy of each of (..., H, W, 2) labellings, by the definition."""
     y, x = np.indices(cost.shape[:2])
     w = labels - np.stack([y, x], -1)
     data = cost[y, x, labels[..., 0], labels[..., 1]].astype(float).sum((-1, -2))
-    down = (np.diff(w, axis=-3) ** 2).sum((-1, -2, -3))
-    across = (np.diff(w, axis=-2) ** 2).sum((-1, -2, -3))
-    return data + beta * (down + across)
+    down = np.minimum(beta * (np.diff(w, axis=-3) ** 2).sum(-1), truncation).sum((-1, -2))
+    across = np.minimum(beta * (np.diff(w, axis=-2) ** 2).sum(-1), truncation).sum((-1, -2))
+    return data + down + across
 
 
-def least_energy(cost, beta):
+def least_energy(cost, beta, truncation=math.inf):
     """Over all labellings, one by one."""
     cells = np.array(list(np.ndindex(cost.shape[2:])))
     nodes = cost.shape[0] * cost.shape[1]
     every = np.array(list(itertools.product(range(len(cells)), repeat=nodes)))
-    return energies(cost, cells[every].reshape(-1, *cost.shape[:2], 2), beta).min()
+    labellings = cells[every].reshape(-1, *cost.shape[:2], 2)
+    return energies(cost, labellings, beta, truncation).min()
 
 
-def viterbi(cost, beta):
+def viterbi(cost, beta, truncation=math.inf):
     """Least energy of a chain, (1, N) or (N, 1)."""
     nodes = list(np.ndindex(cost.shape[:2]))
     cells = np.array(list(np.ndindex(cost.shape[2:])))
     best = cost[nodes[0]].ravel().astype(float)
     for before, node in itertools.pairwise(nodes):
         w, v = cells - np.array(before), cells - np.array(node)
-        edge = beta * ((w[:, None] - v[None]) ** 2).sum(-1)
+        edge = np.minimum(beta * ((w[:, None] - v[None]) ** 2).sum(-1), truncation)
         best = (best[:, None] + edge).min(0) + cost[node].ravel()
     return best.min()
 
@@ -182,6 +183,39 @@ def test_labels_never_leave_the_target_grid(seed, h, w, th, tw, levels, iteratio
     assert paper.solve(cost, beta, levels, iterations, cut).tobytes() == labels.tobytes()
     if cut == math.inf:
         assert (paper.solve(cost, beta, levels, iterations, 1e30) == labels).all()
+
+
+@given(seeds, st.integers(1, 7), st.booleans(), *[st.integers(1, 5)] * 2)
+@settings(max_examples=40, deadline=None)
+def test_a_chain_with_truncated_edges_is_solved_exactly(seed, n, upright, height, width):
+    cost = costs(seed, (n, 1) if upright else (1, n), (height, width))
+    for beta, cut in itertools.product((0.03, 0.3), (0.05, 0.4)):
+        labels = paper.solve(cost, beta, levels=1, iterations=2 * n, truncation=cut)
+        assert energies(cost, labels, beta, cut) == pytest.approx(viterbi(cost, beta, cut))
+
+
+def test_a_loop_with_truncated_edges_is_nearly_always_solved_exactly():
+    gaps = []
+    for seed, cut in itertools.product(range(12), (0.02, 0.1, 0.5)):
+        cost = costs(seed, (2, 3), (2, 2))
+        labels = paper.solve(cost, 0.3, truncation=cut)
+        gaps.append(energies(cost, labels, 0.3, cut) - least_energy(cost, 0.3, cut))
+    assert min(gaps) > -1e-6
+    assert np.mean(np.array(gaps) < 1e-6) >= 0.9
+
+
+@given(seeds, *[st.integers(1, 6)] * 4, st.sampled_from([0.01, 0.3, 5]))
+@settings(max_examples=60, deadline=None)
+def test_smoothness_is_the_sum_over_edges(seed, h, w, th, tw, cut):
+    rng = np.random.default_rng(seed)
+    labels = np.stack([rng.integers(0, th, (h, w)), rng.integers(0, tw, (h, w))], -1)
+    expected = 0.0
+    for y, x in np.ndindex(h, w):
+        for qy, qx in ((y, x + 1), (y + 1, x)):
+            if qy < h and qx < w:
+                jump = labels[qy, qx] - labels[y, x] - (qy - y, qx - x)
+                expected += min(0.05 * float(jump @ jump), cut)
+    assert paper.smoothness(labels, 0.05, cut) == pytest.approx(expected)
 
 
 def test_equal_costs_tie_and_no_cost_at_all_is_allowed():

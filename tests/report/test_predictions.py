@@ -154,7 +154,7 @@ def test_the_report_says_how_its_flows_were_made(copy: Path, toy_settings: Setti
 def test_saved_predictions_are_those_of_the_tables(copy: Path) -> None:
     run = Run(str(copy))
     report = tables.build(run)
-    assert tables.save(report, run) == [
+    assert tables.save(report, run)[:4] == [
         "report/tables.json",
         "report/predictions.parquet",
         "report/table2.csv",
@@ -163,7 +163,8 @@ def test_saved_predictions_are_those_of_the_tables(copy: Path) -> None:
     saved = pq.read_table(copy / "report" / "predictions.parquet")
     assert saved == predictions(run)
     config = finished(run).config
-    assert tables.table2(saved, config.evaluation, config.seed)[0] == report.rows
+    rows = [row for row in report.rows if row["table"].startswith("table2")]
+    assert tables.table2(saved, config.evaluation, config.seed)[0] == rows
 
 
 def test_instances_without_keypoints_say_and_are_asked_nothing(

@@ -1,8 +1,12 @@
+"""Table 2 by hand, and the report of all stages that have finished."""
+
 from __future__ import annotations
 
 import csv
 import io
 import json
+import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,9 +14,14 @@ import pyarrow as pa
 import pytest
 
 from distcorr.config import EvaluationConfig
+from distcorr.data.run import Run
+from distcorr.errors import DistcorrError
+from distcorr.report import tables
 from distcorr.report.predictions import PREDICTIONS
-from distcorr.report.tables import COLUMNS, Report, table2
+from distcorr.report.tables import Report, table2
+from distcorr.terminal import print_report
 
+COLUMNS = ("table", "method", "category", "alpha", "value", "low", "high", "n")
 CONFIG = EvaluationConfig(alphas=(0.1, 0.05), resamples=200)
 
 
@@ -133,3 +142,133 @@ def test_json_and_csv_carry_the_stamp() -> None:
     assert len(lines) == sum(row["table"] == "table2" for row in rows)
     assert {line["weights"] for line in lines} == {"the weights"}
     assert float(lines[0]["value"]) == rows[0]["value"]
+
+
+# -- a whole run -------------------------------------------------------------------------------
+
+
+def unfinish(folder: Path, *stages: str) -> Run:
+    for stage in stages:
+        (marker,) = (folder / stage).glob("*/_done.json")
+        marker.unlink()
+    return Run(str(folder))
+
+
+def of(report: Report, *names: str) -> list[dict[str, Any]]:
+    return [row for row in report.rows if row["table"] in names]
+
+
+def test_every_finished_stage_contributes(copy: Path) -> None:
+    report = tables.build(Run(str(copy)))
+    kept = ("table2", "table2-gain")
+    answers = ("table3", "table3-macro", "figure5", "confusion")  # no SIFT, so no gain
+    assert [name for name in report.tables if name != "figure4"] == [*kept, *answers]
+    assert report.predictions is not None
+    assert not any("left out" in note for note in report.notes)
+    names = tables.save(report, Run(str(copy)))
+    assert names[:2] == ["report/tables.json", "report/predictions.parquet"]
+    assert names[2:] == [f"report/{name}.csv" for name in report.tables]
+
+    section3 = tables.build(unfinish(copy, "classify"))
+    assert section3.tables == list(kept)
+    assert section3.rows == of(report, *kept)
+    assert set(section3.notes) - set(report.notes) == {
+        "Table 3 and Figure 5 left out: classify is unfinished or out of date, distcorr classify "
+        "mends it.",
+        "Figure 4 left out: responses is unfinished or out of date, distcorr responses mends it.",
+    }
+    with pytest.raises(DistcorrError, match="finished and up to date") as caught:
+        tables.build(unfinish(copy, "transfer"))
+    assert "distcorr transfer or distcorr classify" in caught.value.hint
+
+
+def test_section_4_alone(copy: Path) -> None:
+    report = tables.build(Run(str(copy)))
+    alone = tables.build(unfinish(copy, "transfer"))
+    assert alone.rows == [row for row in report.rows if not row["table"].startswith("table2")]
+    assert (alone.weights, alone.data) == (report.weights, report.data)
+    assert alone.predictions is None
+    assert not any(note.startswith("Flow by") for note in alone.notes)
+    assert any(note.startswith("Table 2 left out: transfer is") for note in alone.notes)
+    names = tables.save(alone, Run(str(copy)))
+    assert "report/predictions.parquet" not in names
+
+
+def test_another_evaluation_reaches_every_table(copy: Path) -> None:
+    report = tables.build(Run(str(copy)), EvaluationConfig(resamples=5, keep=1, c=1e-6))
+    rows = of(report, "table3")
+    assert {row["c"] for row in rows} == {1e-6, None}
+    assert any("C 1e-06." in note for note in report.notes)
+    assert any("1 at most" in note for note in report.notes)
+
+
+def test_columns_of_a_csv_are_those_of_its_table(copy: Path) -> None:
+    report = tables.build(Run(str(copy)))
+    measured = ["value", "low", "high", "n", "weights", "data"]
+    wanted = {
+        "table2": ["table", "method", "category", "alpha", *measured],
+        "table3": ["table", "method", "category", "c", *measured],
+        "figure5": ["table", "layer", "category", "c", *measured],
+        "confusion": ["table", "layer", "category", "c", "truth", "predicted", "count"],
+    }
+    for name, columns in wanted.items():
+        lines = list(csv.reader(io.StringIO(report.to_csv(name))))
+        assert lines[0][: len(columns)] == columns
+        assert lines[0][-2:] == ["weights", "data"]
+        assert len(lines) == 1 + len(of(report, name))
+    assert json.loads(report.to_json())["rows"] == report.rows
+
+
+def accuracies(**values: float) -> list[dict[str, Any]]:
+    """Rows of Table 3, ``layer_category=value``."""
+    return [
+        {"table": "table3", "method": name.split("_")[0], "category": name.split("_")[1]}
+        | {"c": 1e-6, "value": value, "low": value - 1, "high": value + 1, "n": 4}
+        for name, value in values.items()
+    ]
+
+
+def test_table_3_as_people_see_it(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = accuracies(
+        **{"conv1_bird": 20.04, "conv1_cat": 70, "conv1_mean": 45},
+        **{"conv4_bird": 60, "conv4_cat": 69.96, "conv4_mean": 65},
+        **{"sift20_bird": 50, "sift20_cat": 40, "sift20_mean": 45},
+    )
+    gain = {"method": "conv4 minus sift20", "category": "mean", "low": 1.0, "high": 30.0}
+    rows.append({"table": "table3-gain", "value": 20.0, "n": 8} | gain)
+    report = Report(rows, "the weights [a]", "the data", ["see [1]"], 0.9)
+    print_report(report)
+    plain = capsys.readouterr().out
+    lines = plain.splitlines()
+    assert lines[1].split() == ["bird", "cat", "mean"]
+    assert [line.split() for line in lines[2:5]] == [
+        ["conv1", "20.0", "70.0", "45.0"],
+        ["conv4", "60.0", "70.0", "65.0"],
+        ["sift20", "50.0", "40.0", "45.0"],
+    ]
+    assert len({len(line) for line in lines[1:5]}) == 1
+    assert "the mean with its 90 % interval by photograph:" in plain
+    assert re.search(r"conv4 +65\.0 \[64\.0, 66\.0\] +C 1e-06", plain)
+    assert re.search(r"conv4 minus sift20 +20\.0 \[1\.0, 30\.0\]$", plain, re.MULTILINE)
+    assert "weights: the weights [a]" in plain
+    assert "note:    see [1]" in plain
+    for name in ("NO_COLOR", "TERM"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as on a terminal
+    print_report(report)
+    shown = capsys.readouterr().out
+    bold = [re.findall(r"\x1b\[1m([\d.]+)\x1b", line) for line in shown.splitlines()[2:5]]
+    assert bold == [["70.0"], ["60.0", "70.0", "65.0"], ["50.0", "40.0", "45.0"]]  # ties: both
+
+
+def test_twenty_categories_are_in_blocks(capsys: pytest.CaptureFixture[str]) -> None:
+    categories = [f"category{n:02d}" for n in range(20)]
+    values = {f"conv4_{category}": float(n) for n, category in enumerate(categories)}
+    print_report(Report(accuracies(**values, conv4_mean=9.5), "w", "d", [], 0.95))
+    out = capsys.readouterr().out
+    table = out[: out.index("the mean with")]
+    assert max(map(len, table.splitlines())) <= 80
+    assert re.findall(r"category\d\d|\bmean\b", table) == [*categories, "mean"]
+    assert re.findall(r"\d+\.\d", table) == [f"{n}.0" for n in range(20)] + ["9.5"]

@@ -16,8 +16,9 @@ from pathlib import Path
 
 import pytest
 
+from distcorr.cli.common import draw
 from distcorr.data.run import Run
-from distcorr.report import figures, tables
+from distcorr.report import tables
 from tests.stages.common import assert_same, run_all
 from tests.stages.namespace import run_alone
 
@@ -74,10 +75,10 @@ def descendants(pid: int) -> Iterator[tuple[int, str]]:
 
 
 def report_on(folder: Path) -> None:
-    """Tables and figure, as distcorr run leaves them."""
+    """Tables and figures, as distcorr run leaves them."""
     run = Run(str(folder))
     tables.save(tables.build(run), run)
-    figures.figure3(run)
+    draw(run)
 
 
 @pytest.fixture

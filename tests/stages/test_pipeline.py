@@ -40,7 +40,7 @@ def test_ray_gives_the_same_bytes_as_inline(
 def test_a_second_run_computes_nothing(copy: Path, toy_settings: Settings) -> None:
     before = contents(copy)
     summaries = run_all(copy, toy_settings(INLINE))
-    assert [s.computed for s in summaries.values()] == [0, 0, 0]
+    assert not any(s.computed for s in summaries.values())
     assert contents(copy) == before
 
 
@@ -70,11 +70,8 @@ def test_what_is_lost_is_done_again_and_nothing_else(
     for marker in copy.rglob("_done.json"):
         marker.unlink()
     summaries = run_all(copy, toy_settings(f"compute.address={address}"))
-    assert {n: s.computed for n, s in summaries.items()} == {
-        "build-db": 1,
-        "neighbors": 0,
-        "transfer": 1,
-    }
+    made_anew = {name: s.computed for name, s in summaries.items() if s.computed}
+    assert made_anew == {"build-db": 1, "transfer": 1}
     assert_same(finished, copy)
 
 
@@ -83,7 +80,7 @@ def test_another_beta_realigns_and_keeps_the_old_result(
 ) -> None:
     before = contents(copy)
     summaries = run_all(copy, toy_settings(INLINE, "flow.beta=0.05"))
-    assert [s.computed > 0 for s in summaries.values()] == [False, False, True]
+    assert [name for name, s in summaries.items() if s.computed] == ["transfer"]
     after = contents(copy)
     assert {n: after[n] for n in before if n != "manifest.json"} == {
         n: before[n] for n in before if n != "manifest.json"
@@ -293,10 +290,11 @@ def test_a_report_is_never_of_older_neighbours(copy: Path, toy_settings: Setting
     from distcorr.report import tables
 
     run_all(copy, toy_settings(INLINE, "neighbors.k=2"), ["neighbors"])
-    with pytest.raises(DistcorrError, match="finished and up to date"):
-        tables.build(Run(str(copy)))
+    report = tables.build(Run(str(copy)))
+    assert "table2" not in report.tables
+    assert any(note.startswith("Table 2 left out") for note in report.notes)
     run_all(copy, toy_settings(INLINE, "neighbors.k=2"), ["transfer"])
-    assert tables.build(Run(str(copy))).rows
+    assert "table2" in tables.build(Run(str(copy))).tables
 
 
 @pytest.mark.parametrize("setting", ["dataset.limit=1", "features.conv=block7"])
@@ -390,4 +388,5 @@ def test_a_shard_that_fails_is_reported_and_tried_again(
     (obstacle / "x").rmdir()
     obstacle.rmdir()
     assert run_all(folder, settings, ["transfer"])["transfer"].computed == 1
+    run_all(folder, settings, ["classify", "responses"])
     assert_same(finished, folder)
