@@ -4,9 +4,9 @@ BIN := .venv/bin
 
 .PHONY: demo test setup check bench clean
 
-demo: setup  ## the main job on drawn data, about a minute
+demo: setup  ## the whole job on drawn data, about two minutes
 	$(BIN)/distcorr run --preset smoke --run runs/smoke
-	@echo "The report is in runs/smoke/report: tables.json, table2.csv, figure3.png"
+	@echo "The report is in runs/smoke/report: tables.json, a CSV per table, figure3.png to figure5.png"
 
 test: setup  ## all tests; DISTCORR_DATA=FOLDER adds those on real photographs
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder

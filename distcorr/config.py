@@ -275,10 +275,16 @@ class Config:
 
     def __post_init__(self) -> None:
         _at_least("seed", self.seed, 0)
+        c, trained = self.evaluation.c, self.classify.cs
+        if c and not any(math.isclose(c, each) for each in trained):
+            raise DistcorrError(
+                f"evaluation.c must be a C that was trained, got {c:g}.",
+                f"classify.cs has {', '.join(f'{each:g}' for each in trained)}",
+            )
 
 
 PRESETS: dict[str, Config] = {
-    # Drawn objects and a network that installs as a package: nothing is downloaded, about a minute.
+    # Drawn objects and a network that installs as a package: nothing is downloaded, two minutes.
     "smoke": Config(
         preset="smoke",
         dataset=DatasetConfig(name="toy"),
@@ -287,7 +293,7 @@ PRESETS: dict[str, Config] = {
         ),
         flow=FlowConfig(shard=4),
         # The network sees one input size: a pass for each shift, the fewer the finer its stride.
-        responses=ResponsesConfig(layers=("block5", "sift20")),
+        responses=ResponsesConfig(layers=("block4", "sift20")),
     ),
     # The paper's settings; data and weights are the user's (--data, --weights).
     "paper": Config(preset="paper"),

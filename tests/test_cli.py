@@ -82,8 +82,26 @@ def test_figure5_of_a_category(toy: Path) -> None:
     refused(2, "nonsense", arguments=["report", "-r", str(toy), "-c", "nonsense"])
 
 
+def test_a_report_leaves_nothing_of_an_earlier_one(toy: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(toy, folder)
+    files = {path.name for path in (folder / "report").iterdir()}
+    assert {"figure4.csv", "figure4.png", "table3.csv"} <= files
+    (folder / "report" / "mine.csv").write_text("kept")
+    done = distcorr(
+        "report", "-r", str(folder), "--figures", "--set", "evaluation.c=1e-8"
+    )  # which responses did not use
+    assert done.returncode == 0, done.stderr
+    assert "Figure 4 is left out, being by another C" in done.stdout
+    left = {path.name for path in (folder / "report").iterdir()}
+    assert files - left == {"figure4.csv", "figure4.png", "figure4.svg"}
+    assert "mine.csv" in left
+
+
 def test_a_c_that_was_not_trained(toy: Path) -> None:
     arguments = ["report", "-r", str(toy), "--set", "evaluation.c=0.5"]
+    refused(2, "evaluation.c must be a C that was trained", "1e-06", arguments=arguments)
+    arguments = ["run", "-r", str(toy), "--set", "evaluation.c=0.5"]  # before anything is done
     refused(2, "evaluation.c must be a C that was trained", "1e-06", arguments=arguments)
     done = distcorr("report", "-r", str(toy), "--set", "evaluation.c=1e-6", "--json")
     rows = [r for r in json.loads(done.stdout)["rows"] if r["table"] == "table3"]

@@ -48,7 +48,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     help="Do convnets learn correspondence? Long, Zhang & Darrell (NIPS 2014), as Ray batch jobs."
-    "\n\nExample:  distcorr run -p smoke        the whole job on drawn data, about a minute",
+    "\n\nExample:  distcorr run -p smoke        the whole job on drawn data, two minutes",
     epilog="Exit codes: 0 done · 2 usage · 3 data or weights missing · 4 some shards failed · "
     "130 stopped",
 )
@@ -176,8 +176,11 @@ def draw(
     Args:
         run: with a finished stage.
         evaluation: in place of the run's own.
-        categories: of Figure 3 and, the first that was classified, of Figure 5; the usual ones if
-            there are none.
+        categories: of Figure 3 and, the first of them, of Figure 5; the usual ones if there are
+            none.
+
+    Raises:
+        DistcorrError: a figure of one of ``categories`` cannot be drawn.
     """
     from distcorr.report import charts, concentration, figures
 
@@ -187,14 +190,14 @@ def draw(
             lambda: charts.figure5(run, categories[0] if categories else "", evaluation),
             lambda: charts.confusion(run, evaluation),
         ],
-        "responses": [lambda: concentration.figure4(run)],
+        "responses": [lambda: concentration.figure4(run, evaluation=evaluation)],
     }
     for stage, of_stage in drawings.items():
         for figure in of_stage if run.finished(stage) else ():
             try:
                 names = figure()
             except DistcorrError as error:
-                if categories:  # asked for by name
+                if categories and stage != "responses":  # asked for by name
                     raise
                 terminal().warn(error.message)  # there is nothing to draw: the rest is there
                 continue

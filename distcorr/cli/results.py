@@ -63,7 +63,10 @@ def report(
     category: Annotated[
         list[str] | None,
         typer.Option(
-            "--category", "-c", metavar="NAME", help="Figures 3 and 5 of it; repeat for more."
+            "--category",
+            "-c",
+            metavar="NAME",
+            help="Figure 3, and of the first Figure 5; repeatable.",
         ),
     ] = None,
     settings: Annotated[

@@ -45,7 +45,13 @@ def load(config: DatasetConfig, run: Folder, seed: int) -> Dataset:
             "--data PATH, the folder with VOCdevkit/ and annotations/",
             MISSING,
         )
-    return _loader(config.name)(root, categories=config.categories, limit=config.limit)
+    dataset = _loader(config.name)(root, categories=config.categories, limit=config.limit)
+    if "mean" in dataset.keypoint_names:
+        raise DistcorrError(
+            "A category must not be called 'mean', which every table has as its last.",
+            "rename it in the annotations",
+        )
+    return dataset
 
 
 def _loader(name: str) -> Loader:

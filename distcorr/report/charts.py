@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -82,7 +83,7 @@ def figure5(run: Run, category: str = "", evaluation: EvaluationConfig | None = 
     figure = _curves(shown, classified, chosen)
     name = "mean over categories" if category == MEAN else category
     title = f"{name} (dot: the chosen C; band: {100 * config.level:g} % by photograph)"
-    figure.suptitle(title, fontsize=10)
+    figure.suptitle(title, fontsize=10, parse_math=False)
     return save(run, "figure5", figure)
 
 
@@ -105,7 +106,7 @@ def confusion(run: Run, evaluation: EvaluationConfig | None = None) -> list[str]
     for category in classified.categories:
         if (layer, category) in chosen:
             figure = _matrix(classified, layer, category, chosen[layer, category])
-            names += save(run, f"confusion-{category}", figure)
+            names += save(run, f"confusion-{_plain(category)}", figure)
     return names
 
 
@@ -144,7 +145,8 @@ def _curves(rows: Rows, classified: Classified, chosen: dict[tuple[str, str], in
                     axis.plot(row["c"], row["value"], "o", color=colour, markersize=7)
         axis.set(xscale="log", xlabel="C", title=title)
         axis.grid(color="0.9", linewidth=0.6)
-        axis.legend(fontsize=8, loc="best", framealpha=0.8)
+        for text in axis.legend(fontsize=8, loc="best", framealpha=0.8).get_texts():
+            text.set_parse_math(False)
     axes[0].set(ylabel="accuracy in cross-validation, per cent", ylim=(0, 100))
     return figure
 
@@ -186,12 +188,19 @@ def _matrix(classified: Classified, layer: str, category: str, index: int) -> Fi
     axis.set_xticks(at, names, rotation=60, ha="right", rotation_mode="anchor", fontsize=8)
     rows = [f"{name} ({n})" for name, n in zip(names, total[:, 0], strict=True)]
     axis.set_yticks(at, rows, fontsize=8)
+    for label in (*axis.get_xticklabels(), *axis.get_yticklabels()):
+        label.set_parse_math(False)  # a name may hold a $
     axis.set(xlabel="predicted", ylabel="truth (keypoints)")
     right = np.trace(counts) / max(1, counts.sum())
     c = classified.cs[index]
     title = f"{category} by {layer}, C {c:g}: per cent of each row\n{100 * right:.1f} right in all"
-    axis.set_title(title, fontsize=10)
+    axis.set_title(title, fontsize=10, parse_math=False)
     return figure
+
+
+def _plain(category: str) -> str:
+    """A category's name as part of a file's."""
+    return re.sub(r"[^A-Za-z0-9._-]", "_", category)
 
 
 def blank(width: float, height: float) -> Figure:

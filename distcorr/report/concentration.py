@@ -76,16 +76,20 @@ def figure4_rows(
         DistcorrError: no ``responses`` has finished.
     """
     found = _responses(run)
+    if other := _of_another_c(found, classified, config):
+        return [], other
     rows = [
         {"table": "figure4", "layer": layer, "category": category, "keypoint": keypoint}
         | {"c": found.cs[f"{layer}/{category}"]}
         | _measured(peaks, found.radius, config, seed)
         for (layer, category, keypoint), peaks in found.peaks.items()
     ]
-    return rows, [*found.notes, *_of_another_c(found, classified, config)]
+    return rows, found.notes
 
 
-def figure4(run: Run, keypoints: Sequence[str] = ()) -> list[str]:
+def figure4(
+    run: Run, keypoints: Sequence[str] = (), evaluation: EvaluationConfig | None = None
+) -> list[str]:
     """Figure 4: a histogram of the maxima for every keypoint (rows) and layer (columns).
 
     A row has one scale, from none to its fullest pixel. The cross is the true position.
@@ -93,14 +97,20 @@ def figure4(run: Run, keypoints: Sequence[str] = ()) -> list[str]:
     Args:
         run: with a finished ``responses``.
         keypoints: "cat/Nose": of these only; all if none is given.
+        evaluation: in place of the run's own.
 
     Returns:
         Names of the files written below the run.
 
     Raises:
-        DistcorrError: no ``responses`` has finished, it found nothing, or it has no such keypoint.
+        DistcorrError: no ``responses`` has finished, it found nothing, it has no such keypoint, or
+            its classifiers are of another C than ``evaluation`` chooses.
     """
     found = _responses(run)
+    if run.finished("classify"):
+        opened = charts.opened(run, evaluation)
+        if other := _of_another_c(found, opened.classified, opened.evaluation):
+            raise DistcorrError(other[0], f"distcorr responses -r {run} with these settings")
     rows = list(dict.fromkeys(f"{category}/{keypoint}" for _, category, keypoint in found.peaks))
     for name in keypoints:
         if name not in rows:
@@ -149,7 +159,12 @@ def _responses(run: Run) -> _Responses:
         key: Peaks(np.array(c["at"], np.float64), np.array(c["image"]), sum(c["inside"]))
         for key, c in columns.items()
     }
-    return _Responses(peaks, entry["responses"]["radius"], entry["cs"], entry["notes"])
+    letters = {letter.id: letter.error for letter in stage.dead_letters()}
+    notes = list(entry["notes"])
+    if letters:
+        cause = f"for example {letters[min(letters)]}"
+        notes.append(f"Figure 4 is without {len(letters)} photographs, {cause}.")
+    return _Responses(peaks, entry["responses"]["radius"], entry["cs"], notes)
 
 
 def _of_another_c(found: _Responses, classified: Classified, config: EvaluationConfig) -> list[str]:
@@ -162,7 +177,7 @@ def _of_another_c(found: _Responses, classified: Classified, config: EvaluationC
     if not other:
         return []
     hint = "distcorr responses with these settings makes it anew"
-    return [f"Figure 4 is by another C than Table 3: {'; '.join(other)} ({hint})."]
+    return [f"Figure 4 is left out, being by another C than Table 3: {'; '.join(other)} ({hint})."]
 
 
 # -- numbers -----------------------------------------------------------------------------------

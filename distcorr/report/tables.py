@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import io
 import json
+import re
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -24,6 +25,7 @@ from distcorr.report.score import Score as Score
 from distcorr.report.score import mean
 from distcorr.report.score import per_cent as per_cent
 
+_OURS = re.compile(r"(table|figure|confusion)\S*\.(csv|png|svg)|predictions\.parquet")
 STAGES = {  # what each is for
     "transfer": "Table 2",
     "classify": "Table 3 and Figure 5",
@@ -97,6 +99,7 @@ def build(run: Run, evaluation: EvaluationConfig | None = None) -> Report:
     sections = []
     if made:
         sections.append(_transferred(made))
+    classified = None
     if classify := stages["classify"]:
         entry = run.manifest()["stages"]["classify"]
         classified = Classified(classify)
@@ -107,7 +110,8 @@ def build(run: Run, evaluation: EvaluationConfig | None = None) -> Report:
     rows = [row for section in sections for row in section.rows]
     if not rows:
         raise DistcorrError(
-            "No category has both training and validation instances, so there is nothing to score.",
+            "No category has both training and validation instances, so there is nothing to score. "
+            + " ".join(classified.notes if classified else ()),
             "distcorr build-db warns which of the two each category lacks",
         )
     notes = [note for section in sections for note in section.notes]
@@ -154,7 +158,7 @@ def _answered(
     rows += classification.figure5(classified, evaluation, seed)
     rows += classification.confusion(classified, evaluation)
     said = [classification.settings(classified, trained, evaluation), *classified.notes]
-    dead = stage.dead_letters()
+    dead = {letter.id.rpartition(" (")[0] for letter in stage.dead_letters()}
     if dead:
         said.append(f"{len(dead)} keypoints could not be classified by every layer: left out.")
     return _Section(rows, said + notes)
@@ -186,7 +190,13 @@ def _settings(made: Finished) -> str:
 
 
 def save(report: Report, run: Run) -> list[str]:
-    """Write ``report/tables.json``, one CSV per table and the predictions; returns their names."""
+    """Write ``report/tables.json``, one CSV per table and the predictions; returns their names.
+
+    Tables and figures of an earlier report go: what is in the folder belongs together.
+    """
+    for old in run.folder.sizes("report"):
+        if _OURS.fullmatch(old):
+            run.folder.delete(f"report/{old}")
     names = ["report/tables.json"]
     run.folder.write(names[0], report.to_json().encode())
     if report.predictions is not None:

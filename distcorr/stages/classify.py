@@ -68,7 +68,8 @@ def run(context: Context) -> Summary:
     job, classify = _prepare(context), context.config.classify
 
     def work(todo: list[Shard]) -> Iterator[Outcome[Shard, Any]]:
-        gpus = context.session.gpus()
+        # Small problems: a core is better used than a GPU is, unless one is asked for.
+        gpus = max(0.0, context.config.compute.gpus_per_worker)
         arguments = _arguments(context, job, todo, "cuda" if gpus else "cpu")
         return context.session.map(classify_shard, arguments, gpus)
 
@@ -118,6 +119,9 @@ def _prepare(context: Context) -> _Job:
             notes.append(f"{category} is not classified: {why}.")
             continue
         every[category] = samples
+        if both := samples.in_both_splits():
+            listed = f"{len(both)} photographs, for example {both[0]},"
+            notes.append(f"{category}: {listed} are in both splits: its accuracy is too high.")
         if (folds := int(samples.fold.max()) + 1) < config.folds:
             notes.append(f"{category}: {folds} folds, one for each of its training photographs.")
     plan: list[Shard] = []
@@ -128,6 +132,9 @@ def _prepare(context: Context) -> _Job:
         for category, samples in every.items():
             seen = np.array([image not in lost for image in samples.image])
             here = samples if seen.all() else samples.where(seen)
+            if not seen.all():
+                left_out = f"{(~seen).sum()} of its {len(seen)} keypoints"
+                notes.append(f"{category}: {left_out} lack {layer}, build-db says why.")
             why = too_little(here)
             if why:
                 notes.append(f"{category} is not classified by {layer}: {why}.")

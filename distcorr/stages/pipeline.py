@@ -157,7 +157,7 @@ def _refuse_other_features(name: str, context: Context) -> None:
     changes = [
         line
         for line in (difference(saved, context.config) if saved else [])
-        if line.startswith(("dataset.", "features."))
+        if line.startswith(("dataset.", "features.", "seed:"))
     ]
     if changes:
         raise DistcorrError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -44,6 +45,13 @@ class Samples:
         return digest(
             [self.names, self.instance, self.image, self.label.tolist(), self.fold.tolist()]
         )
+
+    def in_both_splits(self) -> list[str]:
+        """Photographs with both training and validation samples."""
+        images = np.array(self.image, str)
+        validation = self.fold == VALIDATION
+        found: list[str] = np.intersect1d(images[validation], images[~validation]).tolist()
+        return found
 
     def where(self, keep: BoolArray) -> Samples:
         """Some of them."""
@@ -104,13 +112,21 @@ def read_columns(
     """Category -> (n, D) columns of its samples, in their order.
 
     Raises:
-        DistcorrError: the table lacks some of them.
+        DistcorrError: the table lacks some of them, or two instances have one id.
     """
     place = {
         (instance, samples.names[label]): (category, row)
         for category, samples in wanted.items()
         for row, (instance, label) in enumerate(zip(samples.instance, samples.label, strict=True))
     }
+    if len(place) < sum(len(samples.label) for samples in wanted.values()):
+        ids = [set(samples.instance) for samples in wanted.values()]
+        counts = Counter(i for found in ids for i in found)
+        twice = next((i for i, count in sorted(counts.items()) if count > 1), "an instance")
+        raise DistcorrError(
+            f"The keypoints of {twice} are not its alone: instances of this data set share an id.",
+            "give every instance an id of its own, also across categories",
+        )
     out: dict[str, HalfArray] = {}
     for part in store.parts(table):
         values, meta = read_values(part)

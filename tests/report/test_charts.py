@@ -55,6 +55,15 @@ def test_png_and_svg_in_equal_bytes(run: Run) -> None:
     assert content(run, names) == made
 
 
+def test_names_may_hold_anything(tmp_path: Path) -> None:
+    odd = "../a$x_{$b/c"
+    answers = {(layer, odd): found for (layer, c), found in ANSWERS.items() if c == "cat"}
+    run = write(tmp_path / "run", answers, names={odd: ("$a_{$", "/eye", "nose", "paw")})
+    names = charts.figure5(run) + charts.confusion(run)
+    assert "report/confusion-.._a_x___b_c.png" in names
+    assert {path.name for path in tmp_path.iterdir()} == {"run"}
+
+
 def test_the_curves_are_the_rows_and_the_dots_the_chosen_c(run: Run) -> None:
     classified = opened(run)
     rows = classification.figure5(classified, CONFIG, SEED)

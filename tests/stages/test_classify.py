@@ -25,6 +25,7 @@ from distcorr.stages import classify
 from distcorr.stages.cluster import Session
 from distcorr.stages.extract import mark_done
 from distcorr.stages.pipeline import Context, Summary, forecast_stage, run_stage
+from distcorr.stages.samples import Samples, read_columns
 from distcorr.types import Box, Dataset, Instance
 from tests.stages.common import Recorder, assert_same, contents, stage_folder
 
@@ -457,13 +458,30 @@ def test_photographs_that_a_layer_lacks(tmp_path: Path) -> None:
     _, warned = go(tmp_path)
     made = opened(tmp_path)
     assert made.pairs == [("conv4", "bird"), ("sift20", "bird"), ("sift20", "car")]
-    assert warned == ["car is not classified by conv4: no training sample."] == made.notes
+    first, *others = made.notes
+    assert first.startswith("bird: ")
+    assert first.endswith("keypoints lack conv4, build-db says why.")
+    assert others[-1] == "car is not classified by conv4: no training sample."
+    assert warned == made.notes
     fold = {}
     for layer in made.layers:
         held_out = made.held_out(layer, "bird")
         fold[layer] = dict(zip(held_out.image, held_out.fold.tolist(), strict=True))
     assert fold["sift20"].pop("bird1.jpg") in range(5)
     assert fold["conv4"] == fold["sift20"]  # so that layers can be compared sample by sample
+
+
+def test_instances_that_share_an_id_are_an_error() -> None:
+    eye = Samples(("Eye",), ("a",), ("a.jpg",), np.zeros(1, int), np.zeros(1, int))
+    with pytest.raises(DistcorrError, match="keypoints of a are not its alone"):
+        read_columns(None, "points/conv4", {"bird": eye, "car": eye})
+
+
+def test_photographs_of_both_splits_are_told() -> None:
+    images = ("a.jpg", "b.jpg", "a.jpg")
+    fold = np.array([0, 1, -1])
+    samples = Samples(("Eye",), ("a", "b", "c"), images, np.zeros(3, int), fold)
+    assert samples.in_both_splits() == ["a.jpg"]
 
 
 def test_columns_that_vanished_are_an_error(tmp_path: Path) -> None:
