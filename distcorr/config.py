@@ -43,6 +43,12 @@ def _one_of(path: str, value: str, known: Sequence[str]) -> None:
         )
 
 
+def _evenly(members: Sequence[T], most: int) -> list[T]:
+    """``most`` of them, evenly spaced; 0: all."""
+    count = min(most or len(members), len(members))
+    return [members[(2 * i + 1) * len(members) // (2 * count)] for i in range(count)]
+
+
 @dataclass(frozen=True, kw_only=True)
 class DatasetConfig:
     """Which photographs and annotations."""
@@ -160,8 +166,7 @@ class FlowConfig:
 
     def chosen(self, members: Sequence[T]) -> list[T]:
         """The ``targets`` that are aligned out of a category's test instances, evenly spaced."""
-        count = min(self.targets or len(members), len(members))
-        return [members[(2 * i + 1) * len(members) // (2 * count)] for i in range(count)]
+        return _evenly(members, self.targets)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,6 +212,53 @@ class ResponsesConfig:
         for name in self.keypoints:
             if name != "auto" and not all(name.partition("/")):
                 raise _bad("responses.keypoints", "auto or CATEGORY/KEYPOINT", name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectConfig:
+    """Section 5: where is this keypoint? Linear SVMs with mined negatives, and a prior."""
+
+    layers: tuple[str, ...] = setting(
+        ("auto", "dsift8"),
+        "kept on 500 px boxes, auto = the network's; sec. 5: conv5, SIFT of 8 px",
+    )
+    rounds: int = setting(3, "of mining after the random negatives; not in the paper")
+    hardest: int = setting(500, "negatives per keypoint and round; not in the paper")
+    first: int = setting(20, "random positions of every instance to begin with; R-CNN's")
+    c: float = setting(1e-3, "price of a negative, features brought to mean norm 20; R-CNN's")
+    positive_weight: float = setting(2.0, "times that a positive costs; R-CNN's")
+    cache: int = setting(100_000, "mined negatives of a category at most; not in the paper")
+    instances: int = setting(0, "at most so many training instances per category; sec. 5: 0 = all")
+    sigma: float = setting(22.0, "px of the 500 px box, of the prior; sec. 5")
+    etas: tuple[float, ...] = setting(
+        (0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0),
+        "weights of the prior that are tried; sec. 5, by cross-validation: 0.1; one: no folds",
+    )
+    folds: int = setting(5, "of that, photographs stay together; not in the paper")
+    refine: bool = setting(True, "predict between positions as well; not in the paper")
+    control: str = setting("none", "none, or shuffled-labels: detectors and a prior that must fail")
+
+    def __post_init__(self) -> None:
+        if not self.layers:
+            raise _bad("detect.layers", "one or more layers", self.layers)
+        for key in ("rounds", "instances", "cache"):
+            _at_least(f"detect.{key}", getattr(self, key), 0)
+        for key in ("hardest", "first"):
+            _at_least(f"detect.{key}", getattr(self, key), 1)
+        _at_least("detect.folds", self.folds, 2)
+        for key in ("c", "positive_weight", "sigma"):
+            value = getattr(self, key)
+            if not (math.isfinite(value) and value > 0):
+                raise _bad(f"detect.{key}", "a finite number above 0", value)
+        if not self.etas or not all(0 <= eta <= 1 for eta in self.etas):
+            raise _bad("detect.etas", "one or more numbers from 0 to 1", self.etas)
+        if len(set(self.etas)) < len(self.etas):
+            raise _bad("detect.etas", "numbers that differ", self.etas)
+        _one_of("detect.control", self.control, ("none", "shuffled-labels"))
+
+    def chosen(self, members: Sequence[T]) -> list[T]:
+        """The ``instances`` that are learnt from out of a category's, evenly spaced."""
+        return _evenly(members, self.instances)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -270,6 +322,7 @@ class Config:
     flow: FlowConfig = field(default_factory=FlowConfig)
     classify: ClassifyConfig = field(default_factory=ClassifyConfig)
     responses: ResponsesConfig = field(default_factory=ResponsesConfig)
+    detect: DetectConfig = field(default_factory=DetectConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     compute: ComputeConfig = field(default_factory=ComputeConfig)
 

@@ -36,6 +36,12 @@ class Stage(NamedTuple):
     features: Callable[[FeatureStore, Config], Iterable[str]] = lambda store, config: ()
 
 
+def _of_detect(store: FeatureStore, config: Config) -> list[str]:
+    from distcorr.stages.objects import detected, prior_of  # lazily: it loads torch
+
+    return [*detected(store, config).values(), prior_of(store)]
+
+
 STAGES = {
     "build-db": Stage(
         "distcorr.stages.build_db",
@@ -65,6 +71,12 @@ STAGES = {
         ("build-db", "classify"),
         ("responses",),  # and the C that is chosen, by its shards
         features=lambda store, config: store.classified(config.classify).values(),
+    ),
+    "detect": Stage(
+        "distcorr.stages.detect",
+        ("build-db",),
+        ("detect", "seed"),
+        features=_of_detect,
     ),
 }
 

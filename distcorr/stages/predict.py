@@ -1,0 +1,151 @@
+"""The last task of ``detect``: predict what a shard holds out, by every weight of the prior."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from distcorr.algorithms import detection, windows
+from distcorr.algorithms.crop import from_square
+from distcorr.config import DetectConfig
+from distcorr.data.classified import VALIDATION
+from distcorr.data.detectors import State, metadata
+from distcorr.data.features import FeatureStore
+from distcorr.data.run import DeadLetter, Shard, StageFolder
+from distcorr.stages.objects import (
+    Doubles,
+    Objects,
+    Rows,
+    Work,
+    chunks,
+    float32_products,
+    read_finite,
+)
+from distcorr.types import Box, FloatArray
+
+
+def variants(config: DetectConfig) -> list[tuple[float, bool]]:
+    """(eta, refined) of all predictions: the detectors alone and the prior alone among them."""
+    refined = (False, True) if config.refine else (False,)
+    return [(eta, each) for eta in sorted({0.0, 1.0, *config.etas}) for each in refined]
+
+
+def predict(
+    store: FeatureStore,
+    work: Work,
+    stage: StageFolder,
+    shard: Shard,
+    state: State,
+    config: DetectConfig,
+    device: str = "cpu",
+) -> dict[str, Any]:
+    """Predict the shard's fold, or validation; write its parts and its marker."""
+    float32_products()
+    fold = int(shard.items[1])
+    held = (
+        work.val if fold == VALIDATION else work.train.at(np.flatnonzero(work.train.fold == fold))
+    )
+    made = variants(config)
+    readable = np.flatnonzero(held.readable)
+    means = _means(store, work, held, readable, fold)
+    points = np.full((len(held.ids), len(work.names), 2, len(made)), np.nan)
+    broken: list[int] = []
+    for some in chunks(readable):
+        rows, grids = read_finite(store, work.table, held, some)
+        broken += np.setdiff1d(some, rows).tolist()
+        scores = windows.score(grids, state.detectors, device)
+        prior = detection.log_prior(means[rows], work.centres, config.sigma)
+        for v, (eta, refined) in enumerate(made):
+            points[rows, ..., v] = _located(scores, prior, work, eta, refined)
+        points[rows] = np.where(
+            # The prior alone says nothing where it has no mean.
+            np.array([eta == 1 for eta, _ in made]) & np.isnan(means[rows])[..., None],
+            np.nan,
+            points[rows],
+        )
+    for i in readable:
+        square = np.moveaxis(points[i], -1, 0)  # (V, K, 2)
+        there = from_square(square, Box(*held.framed[i]), work.geometry.input_size)
+        points[i] = np.moveaxis(there, 0, -1)
+    facts = {
+        "layer": work.layer,
+        "category": work.category,
+        "fold": fold,
+        "names": work.names,
+        "etas": config.etas,
+        "variants": made,
+        "notes": state.notes,
+    }
+    table = _table(held, points, facts)
+    parts = {name: f"{name}/{shard.part}" for name in ("predictions", "detectors")}
+    files = {parts["predictions"]: stage.folder.write_table(parts["predictions"], table, 65536)}
+    files[parts["detectors"]] = state.save(stage.folder, parts["detectors"])
+    dead: list[DeadLetter] = []
+    if fold == VALIDATION:  # which also learns from all the others: it tells of them
+        dead = [_letter(work, work.train, i) for i in state.broken]
+        dead += [_letter(work, held, i) for i in broken]
+    stage.mark_done(shard, files, table.num_rows, dead)
+    return {
+        "rows": table.num_rows,
+        "dead": len(dead),
+        "notes": list(state.notes),
+        "found": [sum(each) for each in state.found],
+        "cache": list(state.sizes),
+    }
+
+
+def _located(scores: FloatArray, prior: Doubles, work: Work, eta: float, refined: bool) -> Doubles:
+    # Without the prior the scores themselves: the same maximum, and no rounding of probabilities.
+    responses = scores if eta == 0 else detection.combine(scores, prior, eta)
+    return detection.locate(responses, work.centres, refined)
+
+
+def _means(store: FeatureStore, work: Work, held: Objects, readable: Rows, fold: int) -> Doubles:
+    """(n, K, 2) px in the square: where the prior expects the keypoints of those held out."""
+    out = np.full((len(held.ids), len(work.names), 2), np.nan)
+    if not len(readable):
+        return out
+    learnt, base = read_finite(
+        store, work.prior, work.train, np.flatnonzero(work.train.fold != fold)
+    )
+    rows, queries = read_finite(store, work.prior, held, readable)
+    flat = [v.reshape(len(v), -1).astype(np.float32) for v in (base, queries)]
+    out[rows] = detection.neighbour_keypoints(flat[0], work.learnt[learnt], flat[1])
+    return out
+
+
+def _letter(work: Work, objects: Objects, row: int) -> DeadLetter:
+    what = f"{objects.ids[row]} ({work.layer})"
+    return DeadLetter(what, objects.images[row], f"{work.layer} is not finite")
+
+
+def _table(held: Objects, points: Doubles, facts: dict[str, Any]) -> pa.Table:
+    """A row per visible keypoint; x and y px in the photograph, for every variant."""
+    i, k = np.nonzero(~np.isnan(held.keypoints).any(axis=2))
+    count, true = len(i), held.keypoints[i, k]
+
+    def strings(values: Sequence[str]) -> pa.Array:
+        return pa.array(values, pa.string())
+
+    def every(axis: int) -> pa.Array:
+        flat = points[i, k, axis].reshape(-1)
+        return pa.FixedSizeListArray.from_arrays(pa.array(flat), points.shape[3])
+
+    return pa.table(
+        {
+            "layer": strings([facts["layer"]] * count),
+            "category": strings([facts["category"]] * count),
+            "fold": pa.array([facts["fold"]] * count, pa.int8()),
+            "instance": strings([held.ids[row] for row in i]),
+            "image": strings([held.images[row] for row in i]),
+            "keypoint": strings([facts["names"][column] for column in k]),
+            "x": every(0),
+            "y": every(1),
+            "true_x": pa.array(true[:, 0]),
+            "true_y": pa.array(true[:, 1]),
+            "scale": pa.array(held.scale[i]),
+        }
+    ).replace_schema_metadata(metadata(facts))
