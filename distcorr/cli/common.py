@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -192,6 +193,7 @@ def draw(
         ],
         "responses": [lambda: concentration.figure4(run, evaluation=evaluation)],
     }
+    drawn: list[str] = []
     for stage, of_stage in drawings.items():
         for figure in of_stage if run.finished(stage) else ():
             try:
@@ -201,8 +203,12 @@ def draw(
                     raise
                 terminal().warn(error.message)  # there is nothing to draw: the rest is there
                 continue
+            drawn += names
             for name in names:
                 terminal().say(f"figure  {run}/{name}")
+    for old in run.folder.sizes("report"):  # of an earlier report, which had others
+        if re.fullmatch(r"(figure|confusion)\S*\.(png|svg)", old) and f"report/{old}" not in drawn:
+            run.folder.delete(f"report/{old}")
 
 
 def print_tables(built: Any, as_json: bool) -> None:

@@ -25,7 +25,7 @@ from distcorr.report.score import Score as Score
 from distcorr.report.score import mean
 from distcorr.report.score import per_cent as per_cent
 
-_OURS = re.compile(r"(table|figure|confusion)\S*\.(csv|png|svg)|predictions\.parquet")
+_OURS = re.compile(r"(table|figure|confusion)\S*\.csv|predictions\.parquet")
 STAGES = {  # what each is for
     "transfer": "Table 2",
     "classify": "Table 3 and Figure 5",
@@ -192,7 +192,7 @@ def _settings(made: Finished) -> str:
 def save(report: Report, run: Run) -> list[str]:
     """Write ``report/tables.json``, one CSV per table and the predictions; returns their names.
 
-    Tables and figures of an earlier report go: what is in the folder belongs together.
+    Tables of an earlier report go: what is in the folder belongs together.
     """
     for old in run.folder.sizes("report"):
         if _OURS.fullmatch(old):
