@@ -236,12 +236,13 @@ class DetectConfig:
     )
     folds: int = setting(5, "of that, photographs stay together; not in the paper")
     refine: bool = setting(True, "predict between positions as well; not in the paper")
+    maps: int = setting(2, "validation instances per category to keep scores of; not in the paper")
     control: str = setting("none", "none, or shuffled-labels: detectors and a prior that must fail")
 
     def __post_init__(self) -> None:
         if not self.layers:
             raise _bad("detect.layers", "one or more layers", self.layers)
-        for key in ("rounds", "instances", "cache"):
+        for key in ("rounds", "instances", "cache", "maps"):
             _at_least(f"detect.{key}", getattr(self, key), 0)
         for key in ("hardest", "first"):
             _at_least(f"detect.{key}", getattr(self, key), 1)
@@ -274,7 +275,8 @@ class EvaluationConfig:
         True, "distance <= threshold, as the authors' predictions were scored"
     )
     c: float = setting(0.0, "of the classifiers, 0 = by cross-validation; sec. 4: 1e-6")
-    choose: str = setting("layer", "one C per layer, category (and layer), or all; sec. 4: all")
+    eta: float = setting(-1.0, "weight of the prior, -1 = by cross-validation; sec. 5: 0.1")
+    choose: str = setting("layer", "one C or eta per layer, category (and layer), all; sec. 4: all")
     resamples: int = setting(1000, "bootstrap by photograph; not in the paper")
     level: float = setting(0.95, "of the intervals; not in the paper")
 
@@ -286,6 +288,8 @@ class EvaluationConfig:
             raise _bad("evaluation.alphas", "one or more finite numbers above 0", self.alphas)
         if not (math.isfinite(self.c) and self.c >= 0):
             raise _bad("evaluation.c", "0, or a finite number above 0", self.c)
+        if self.eta != -1 and not 0 <= self.eta <= 1:
+            raise _bad("evaluation.eta", "-1, or a number from 0 to 1", self.eta)
         _one_of("evaluation.choose", self.choose, ("layer", "category", "all"))
         _at_least("evaluation.resamples", self.resamples, 1)
         if not 0 < self.level < 1:

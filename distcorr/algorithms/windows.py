@@ -44,13 +44,18 @@ class Rule:
             raise ValueError(f"a rule needs positives, nearer than its negatives, got {self}")
 
 
+FIELD = 195 / 500  # of the square: the field of 3 x 3 cells of conv5, section 5
 SIFT_RULE = Rule(within=16, beyond=32)  # section 5
 
 
 def field_rule(geometry: Geometry, block: int, nearest: int = 10) -> Rule:
-    """Section 5's rule for a convnet: the ten closest, against fields without the keypoint."""
+    """Section 5's rule for a convnet: the ten closest, against fields without the keypoint.
+
+    Fields of deep networks cover the whole square, and no position would be a negative. What is as
+    far from the keypoint as the paper's fields reach is one, then (not in the paper).
+    """
     field = geometry.rf + (block - 1) * geometry.stride
-    return Rule(beyond=field / 2, square=True, nearest=nearest)
+    return Rule(beyond=min(field, FIELD * geometry.input_size) / 2, square=True, nearest=nearest)
 
 
 def positions(geometry: Geometry, block: int = 1) -> Floats:

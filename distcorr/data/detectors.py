@@ -22,6 +22,7 @@ from distcorr.data.run import StageFolder
 from distcorr.data.storage import Folder, Written
 from distcorr.data.store import META
 from distcorr.errors import MISSING, DistcorrError
+from distcorr.types import FloatArray
 
 # The report's predictions, but for the method; and the fold.
 _COLUMNS = ("category", "instance", "image", "keypoint", "x", "y", "true_x", "true_y", "scale")
@@ -98,6 +99,31 @@ class State:
 
 
 _FACTS = ("round", "full", "ended", "found", "sizes", "broken", "notes")
+
+
+@dataclass(frozen=True, eq=False)
+class Map:
+    """What was made of one keypoint in one validation instance.
+
+    Attributes:
+        instance: its id.
+        image: the photograph.
+        keypoint: the type.
+        scores: (rows, cols) float32 of the detector; -inf where it could not be learnt.
+        centres: (rows, cols, 2) px in the square.
+        mean: (2,) px in the square, of the prior; NaN where no training instance shows it.
+        sigma: px in the square, of the prior.
+        side: px of the square.
+    """
+
+    instance: str
+    image: str
+    keypoint: str
+    scores: FloatArray
+    centres: Floats
+    mean: Floats
+    sigma: float
+    side: int
 
 
 def metadata(facts: dict[str, Any]) -> dict[bytes, bytes]:
@@ -233,6 +259,36 @@ class Detected:
         """
         part = self._part(layer, category, fold)
         return self.names[category], State.load(self._stage.folder, f"detectors/{part}")
+
+    def maps(self, layer: str, category: str) -> list[Map]:
+        """Scores that were kept (``detect.maps``), instance by instance; none if none were.
+
+        Args:
+            layer: of the features.
+            category: of the keypoints.
+
+        Raises:
+            DistcorrError: the layer was not detected in that category, or the part is damaged.
+        """
+        name = f"maps/{self._part(layer, category, VALIDATION)}"
+        if name not in self._stage.parts("maps"):
+            return []
+        table = self._stage.folder.read_table(name)
+        facts = json.loads(table.schema.metadata[META])
+        along = [facts["offset"] + facts["stride"] * np.arange(facts[n]) for n in ("cols", "rows")]
+        centres = np.stack(np.meshgrid(*along), axis=-1).astype(np.float64)
+        shape = facts["rows"], facts["cols"]
+        return [
+            Map(
+                *(row["instance"], row["image"], row["keypoint"]),
+                np.array(row["scores"], np.float32).reshape(shape),
+                centres,
+                np.array([row["prior_x"], row["prior_y"]], np.float64),
+                facts["sigma"],
+                facts["side"],
+            )
+            for row in table.to_pylist()
+        ]
 
     def _best(self, keys: Iterable[tuple[str, str]], refined: bool) -> float:
         if len(self.etas) == 1:

@@ -33,9 +33,11 @@ from distcorr.stages.pipeline import (
     Context,
     Forecast,
     Summary,
+    foreseen,
     required,
     run_shards,
     stage_key,
+    without,
 )
 from distcorr.stages.samples import Integers, Samples, read_columns, samples_of, too_little
 from distcorr.types import FloatArray
@@ -93,12 +95,10 @@ def run(context: Context) -> Summary:
 def forecast(context: Context) -> Forecast:
     """What ``run`` would do."""
     store = FeatureStore(required("build-db", NAME, context.run))
-    lacking = set(store.classified(context.config.classify).values()) - store.tables.keys()
-    if lacking:
-        note = f"waits for build-db to make {', '.join(sorted(lacking))}"
-        return Forecast(NAME, "", None, None, note)
+    if waiting := without(NAME, store, store.classified(context.config.classify).values()):
+        return waiting
     job = _prepare(context)
-    return Forecast(NAME, job.stage.key, len(job.plan), len(job.stage.todo(job.plan)))
+    return foreseen(job.stage, job.plan)
 
 
 # -- planning ----------------------------------------------------------------------------------

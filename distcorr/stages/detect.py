@@ -27,19 +27,29 @@ from distcorr.data.classified import NOTES, VALIDATION
 from distcorr.data.detectors import State
 from distcorr.data.features import FeatureStore
 from distcorr.data.run import Shard, StageFolder
+from distcorr.data.storage import Folder
 from distcorr.errors import MISSING, DistcorrError
-from distcorr.stages import mine, objects, predict
+from distcorr.stages import mine, objects, predict, streamed
 from distcorr.stages.cluster import Outcome, Session, attempt
 from distcorr.stages.objects import (
     Objects,
     Work,
     detected,
-    missing,
     objects_of,
     prior_of,
     too_little,
 )
-from distcorr.stages.pipeline import Context, Forecast, Summary, required, run_shards, stage_key
+from distcorr.stages.pipeline import (
+    Context,
+    Forecast,
+    Summary,
+    foreseen,
+    required,
+    run_shards,
+    stage_key,
+    without,
+)
+from distcorr.stages.streamed import Photographs, wanted
 from distcorr.types import Geometry, Instance
 
 VERSION = 1
@@ -55,7 +65,8 @@ class _Job:
 
     store: FeatureStore
     stage: StageFolder
-    tables: dict[str, str]  # layer -> its feature table
+    folder: Folder  # of the photographs
+    tables: dict[str, str]  # layer -> its feature table; "": made from photographs
     plan: list[Shard] = field(default_factory=list)
     objects: dict[tuple[str, str], tuple[Objects, Objects]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
@@ -85,12 +96,10 @@ def run(context: Context) -> Summary:
 def forecast(context: Context) -> Forecast:
     """What ``run`` would do."""
     store = FeatureStore(required("build-db", NAME, context.run))
-    lacking = set(detected(store, context.config).values()) - store.tables.keys()
-    if lacking:
-        note = f"waits for build-db to make {', '.join(sorted(lacking))}"
-        return Forecast(NAME, "", None, None, note)
+    if waiting := without(NAME, store, detected(store, context.config).values()):
+        return waiting
     job = _prepare(context)
-    return Forecast(NAME, job.stage.key, len(job.plan), len(job.stage.todo(job.plan)))
+    return foreseen(job.stage, job.plan)
 
 
 # -- planning ----------------------------------------------------------------------------------
@@ -100,15 +109,19 @@ def _prepare(context: Context) -> _Job:
     features = required("build-db", NAME, context.run)
     config, store = context.config, FeatureStore(features)
     stage = context.run.stage(NAME, stage_key(NAME, VERSION, context))
-    job = _Job(store, stage, detected(store, config))
-    for layer in missing(store, config):
-        what = "The network declares no layer" if layer == "auto" else f"{layer} is not kept"
-        job.notes.append(f"{what} on boxes of 500 px (features.grids500): not detected by it.")
+    folder = Folder(store.root) if store.root else context.run.folder / "toy"
+    job = _Job(store, stage, folder, detected(store, config))
+    for layer, table in job.tables.items():
+        if table.startswith("grids/"):
+            what = f"{layer} looks at boxes of its network's own size, not 500 px"
+            job.notes.append(f"{what} (features.grids500).")
     letters = features.dead_letters()
     prior = store.folder_of(prior_of(store))
     for layer, category in itertools.product(job.tables, sorted(store.keypoint_names)):
-        folders = {store.folder_of(job.tables[layer]), prior}
-        lost = {d.id for d in letters if not d.tables or folders & set(d.tables)}
+        table = job.tables[layer]
+        # What the store would keep it in stands for what is made when it is needed.
+        kept = store.folder_of(table) if table else wanted(config, layer).feature.folder
+        lost = {d.id for d in letters if not d.tables or {kept, prior} & set(d.tables)}
         members = config.detect.chosen(store.members(category, "train"))
         train = objects_of(store, members, _folds(members, config), lost)
         train = train.at(np.flatnonzero(train.readable))
@@ -118,16 +131,26 @@ def _prepare(context: Context) -> _Job:
             job.notes.append(f"{category} is not detected by {layer}: {why}.")
             continue
         job.objects[layer, category] = train, val
+        job.notes += _rare(category, store.keypoint_names[category], train, config.detect.folds)
         folds = _cross_validated(train, config.detect)
         if len(config.detect.etas) > 1 and len(folds) < config.detect.folds:
             job.notes.append(f"{category}: {len(folds)} folds, too few training photographs.")
         for fold in (*folds, VALIDATION):
             names = store.keypoint_names[category]
-            inputs = [layer, category, fold, names, train.identity, val.identity]
+            inputs = [layer, kept, category, fold, names, train.identity, val.identity]
             items = (category, str(fold))
             job.plan.append(Shard(len(job.plan), digest(inputs)[:16], items, layer))
     job.notes = list(dict.fromkeys(job.notes))
     return job
+
+
+def _rare(category: str, names: Sequence[str], train: Objects, few: int) -> list[str]:
+    """Keypoints that so few instances show that some fold may have none to learn from."""
+    shown = np.isfinite(train.keypoints).all(axis=2).sum(axis=0)
+    rare = [f"{name} ({n})" for name, n in zip(names, shown, strict=True) if n < few]
+    if not rare:
+        return []
+    return [f"{category}: fewer than {few} training instances show {', '.join(rare)}."]
 
 
 def _folds(members: Sequence[Instance], config: Config) -> list[int]:
@@ -174,7 +197,11 @@ class _Mining:
         table, prior = self.job.tables[layer], prior_of(self.job.store)
         names = self.job.store.keypoint_names[category]
         learnt = objects.in_square(train, geometry.input_size)
-        work = Work(layer, category, table, prior, geometry, names, train, val, learnt)
+        checksums = {i: self.job.store.checksums[i] for i in {*train.images, *val.images}}
+        work = Work(
+            *(layer, category, table, prior, geometry, names, train, val, learnt),
+            Photographs(self.job.folder, checksums),
+        )
         return work if self.config.control == "none" else work.shuffled(self.seed)
 
     def run(self) -> Iterator[Outcome[Shard, Any]]:
@@ -268,15 +295,17 @@ def _geometry(job: _Job, layer: str) -> Geometry:
     Raises:
         DistcorrError: the grid is smaller than what a detector looks at.
     """
+    if not job.tables[layer]:
+        return streamed.geometry(layer)
     train = next(train for (each, _), (train, _) in job.objects.items() if each == layer)
     _, _, meta = job.store.read(job.tables[layer], [train.ids[0]])
-    assert meta.geometry is not None  # grids are written with it
-    block = objects.block_of(layer)
-    if meta.geometry.cells < block:
+    found, block = meta.geometry, objects.block_of(layer)
+    assert found is not None  # grids are written with it
+    if found.cells < block:
         raise DistcorrError(
-            f"{layer} has {meta.geometry.cells} x {meta.geometry.cells} cells on boxes of 500 px, "
+            f"{layer} has {found.cells} x {found.cells} cells on boxes of 500 px, "
             f"and detectors look at {block} x {block} of them.",
             "leave it out of detect.layers",
             MISSING,
         )
-    return meta.geometry
+    return found

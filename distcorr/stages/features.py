@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from distcorr.algorithms import extractors, plugins
@@ -133,6 +133,12 @@ def wishes(config: Config, weights: Weights | None, device: str = "cpu") -> Wish
     taps = {layer: _slug(sources.find(layer)[1]) for _, layer in asked}
     names = {layer: name for layer, name in taps.items() if name != layer}
     return Wishes(tuple(found), tap, sources.find(vector)[1], names)
+
+
+def dense_sift(config: Config, layer: str) -> Wanted:
+    """Dense SIFT on boxes of 500 px (section 5), which needs no network; boxes as they are."""
+    config = replace(config, features=replace(config.features, context=0))
+    return _wanted("grids500", layer, Sources(Sift()), LARGE, config, "")
 
 
 def _declared(network: Source, purpose: str) -> tuple[str, ...]:

@@ -24,7 +24,7 @@ from distcorr.data.features import FeatureStore
 from distcorr.data.run import Shard, StageFolder
 from distcorr.data.store import HalfArray
 from distcorr.errors import MISSING, DistcorrError
-from distcorr.stages.objects import Work, chunks, float32_products, read_finite
+from distcorr.stages.objects import Work, chunks, float32_products
 from distcorr.types import BoolArray
 
 
@@ -52,7 +52,7 @@ def find(
         Number of a shard -> what was found outside its fold.
     """
     float32_products()
-    rows, grids = read_finite(store, work.table, work.train, np.arange(start, stop))
+    rows, grids = work.read(store, work.train, np.arange(start, stop))
     found: dict[int, Samples] = {}
     if not len(rows):
         return found
@@ -121,13 +121,7 @@ def _begin(
             MISSING,
         )
     has = [(samples.labels == sign).any(axis=0) for sign in (1, -1)]
-    which = work.category if fold == VALIDATION else f"{work.category}, fold {fold}"
-    notes = tuple(
-        f"{which}: {name} has no {what} to learn from by {work.layer}; it is not detected."
-        for k, name in enumerate(work.names)
-        for what, there in (("positive", has[0]), ("negative", has[1]))
-        if not there[k] and (what == "positive" or has[0][k])
-    )
+    notes = _undetected(work, fold, has[0], has[1])
     samples = _without(samples, ~(has[0] & has[1]))
     facts: dict[str, Any] = {"sizes": (len(samples),), "broken": broken, "notes": notes}
     none = samples.ids[:0]
@@ -149,6 +143,27 @@ def _begin(
     cache = Cache.of(samples, config.cache, seed)
     detectors = _refit(cache, work, scale, config, None, device)
     return State(0, detectors, samples.ids, none, **facts)
+
+
+def _undetected(work: Work, fold: int, positive: BoolArray, negative: BoolArray) -> tuple[str, ...]:
+    """Which of the K keypoints a fold lacks; those that all instances lack are told of once."""
+    which = work.category
+    if fold != VALIDATION:
+        which += f", fold {fold}"
+        ever = [
+            np.stack([(work.labels(some) == sign).any(axis=(0, 2, 3)) for sign in (1, -1)])
+            for some in chunks(np.arange(len(work.train.ids)))
+        ]
+        all_positive, all_negative = np.any(ever, axis=0)
+        positive, negative = positive | ~all_positive, negative | ~all_negative
+    lacking = {"positive": ~positive, "negative": positive & ~negative}
+    return tuple(
+        f"{which}: no {what} to learn from by {work.layer}, not detected: "
+        + ", ".join(name for name, absent in zip(work.names, without, strict=True) if absent)
+        + "."
+        for what, without in lacking.items()
+        if without.any()
+    )
 
 
 def _go_on(
@@ -225,7 +240,7 @@ def _gather(store: FeatureStore, work: Work, ids: Ids) -> tuple[Samples, tuple[i
     features: HalfArray | None = None
     broken: list[int] = []
     for some in chunks(np.unique(owner)):
-        rows, grids = read_finite(store, work.table, work.train, some)
+        rows, grids = work.read(store, work.train, some)
         broken += np.setdiff1d(some, rows).tolist()
         if features is None:
             features = np.empty((len(ids), work.block**2 * grids.shape[3]), np.float16)

@@ -18,6 +18,7 @@ from distcorr.stages.pipeline import (
     Context,
     Forecast,
     Summary,
+    foreseen,
     required,
     run_shards,
     stage_key,
@@ -44,7 +45,7 @@ def run(context: Context) -> Summary:
 def forecast(context: Context) -> Forecast:
     """What ``run`` would do."""
     _, stage, plan = _prepare(context)
-    return Forecast(NAME, stage.key, len(plan), len(stage.todo(plan)))
+    return foreseen(stage, plan)
 
 
 def _prepare(context: Context) -> tuple[StageFolder, StageFolder, list[Shard]]:

@@ -15,17 +15,17 @@ import torch
 from distcorr.algorithms import windows
 from distcorr.algorithms.crop import to_square
 from distcorr.algorithms.windows import Labels, Rule
-from distcorr.config import Config, DetectConfig
+from distcorr.config import Config
 from distcorr.data.classified import VALIDATION
 from distcorr.data.features import FeatureStore
 from distcorr.data.store import HalfArray
+from distcorr.stages.streamed import Photographs, can_stream
 from distcorr.types import BoolArray, Box, Geometry, Instance
 
 CHUNK = 64  # instances whose grids a task holds at once: 30 MB of conv5; not in the paper
 BLOCK = 3  # cells, section 5
 KIND = "grids500"  # of tables; section 5: boxes of 500 px
 _SIFT = re.compile(r"d?sift\d+")
-_PRESET = DetectConfig().layers
 
 Doubles = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.intp]
@@ -37,34 +37,26 @@ def is_sift(layer: str) -> bool:
 
 
 def detected(store: FeatureStore, config: Config) -> dict[str, str]:
-    """Layer -> name of its table, for every layer that is asked for and there (section 5).
+    """Layer -> name of its table, for every layer that is asked for (section 5).
 
-    A layer that only the preset asks for may be missing: ``missing`` names it.
+    "" says that the store does not keep it, and that it is made from the photographs instead.
     """
-    found = {layer: f"{KIND}/{layer}" for layer in _asked(store, config)}
-    optional = [store.names.get(layer, layer) for layer in _PRESET]
-    return {
-        layer: table
-        for layer, table in found.items()
-        if table in store.tables or layer not in optional
-    }
-
-
-def missing(store: FeatureStore, config: Config) -> list[str]:
-    """Layers that are asked for and left out; "auto" where the network declares none."""
-    found = detected(store, config)
-    nothing = ["auto"] if "auto" in config.detect.layers and not _declared(store, config) else []
-    return nothing + [layer for layer in _asked(store, config) if layer not in found]
-
-
-def _asked(store: FeatureStore, config: Config) -> list[str]:
+    large = _large(store, config)
     asked: list[str] = []
     for layer in config.detect.layers:
-        asked += _declared(store, config) if layer == "auto" else [store.names.get(layer, layer)]
-    return list(dict.fromkeys(asked))
+        asked += large or [store.conv] if layer == "auto" else [store.names.get(layer, layer)]
+
+    def table(layer: str) -> str:
+        if can_stream(layer) and f"{KIND}/{layer}" not in store.tables:
+            return ""
+        # A network that sees squares of one size is taken at that.
+        own = not large and f"grids/{layer}" in store.tables
+        return f"grids/{layer}" if own else f"{KIND}/{layer}"
+
+    return {layer: table(layer) for layer in asked}
 
 
-def _declared(store: FeatureStore, config: Config) -> list[str]:
+def _large(store: FeatureStore, config: Config) -> list[str]:
     """The network's layers on large boxes that are not there for an alignment alone."""
     there = [name.removeprefix(f"{KIND}/") for name in store.tables if name.startswith(f"{KIND}/")]
     own = [layer for layer in there if not is_sift(layer)]
@@ -125,13 +117,14 @@ class Work:
     Attributes:
         layer: of the features.
         category: of the keypoints.
-        table: name of the layer's table.
+        table: name of the layer's table; "": made from ``photographs``.
         prior: name of the table that neighbours are found by.
         geometry: where the cells lie.
         names: the K keypoint types.
         train: instances to learn from, all of them readable.
         val: instances to predict.
         learnt: (n, K, 2) px in the squares of ``train``: what is to be learnt.
+        photographs: that the instances are in.
     """
 
     layer: str
@@ -143,6 +136,7 @@ class Work:
     train: Objects
     val: Objects
     learnt: Doubles
+    photographs: Photographs
 
     @property
     def block(self) -> int:
@@ -164,6 +158,19 @@ class Work:
     def labels(self, rows: npt.NDArray[Any]) -> Labels:
         """(n, K, rows, cols) of some training instances."""
         return windows.labels(self.learnt[rows], self.centres, self.rule)
+
+    def read(
+        self, store: FeatureStore, objects: Objects, rows: npt.NDArray[Any]
+    ) -> tuple[Rows, HalfArray]:
+        """Those of some rows of ``train`` or ``val`` whose grids are finite, and the grids.
+
+        Raises:
+            DistcorrError: the table lacks one, or a photograph is missing or damaged.
+        """
+        if self.table:
+            return read_finite(store, self.table, objects, rows)
+        images = [objects.images[i] for i in rows]
+        return rows, self.photographs.grids(self.layer, images, objects.framed[rows])
 
     def shuffled(self, seed: int) -> Work:
         """The control: an instance's visible keypoints exchange their names, by what it is."""

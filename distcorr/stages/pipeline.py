@@ -39,7 +39,8 @@ class Stage(NamedTuple):
 def _of_detect(store: FeatureStore, config: Config) -> list[str]:
     from distcorr.stages.objects import detected, prior_of  # lazily: it loads torch
 
-    return [*detected(store, config).values(), prior_of(store)]
+    kept = [table for table in detected(store, config).values() if table]
+    return [*kept, prior_of(store)]
 
 
 STAGES = {
@@ -227,6 +228,19 @@ def required(name: str, by: str, run: Run) -> StageFolder:
             f"distcorr {name} -r {run}   (or distcorr run, which does every stage in order)",
         )
     return stage
+
+
+def foreseen(stage: StageFolder, plan: Sequence[Shard]) -> Forecast:
+    """What a plan comes to."""
+    return Forecast(stage.name, stage.key, len(plan), len(stage.todo(plan)))
+
+
+def without(name: str, store: FeatureStore, tables: Iterable[str]) -> Forecast | None:
+    """That a stage waits for tables (of any name but "") that the store lacks; None if not."""
+    lacking = sorted(set(tables) - {"", *store.tables})
+    if not lacking:
+        return None
+    return Forecast(name, "", None, None, f"waits for build-db to make {', '.join(lacking)}")
 
 
 def run_shards(

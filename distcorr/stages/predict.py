@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from distcorr.data.classified import VALIDATION
 from distcorr.data.detectors import State, metadata
 from distcorr.data.features import FeatureStore
 from distcorr.data.run import DeadLetter, Shard, StageFolder
+from distcorr.stages.features import LARGE
 from distcorr.stages.objects import (
     Doubles,
     Objects,
@@ -48,16 +49,19 @@ def predict(
     held = (
         work.val if fold == VALIDATION else work.train.at(np.flatnonzero(work.train.fold == fold))
     )
-    made = variants(config)
+    made, sigma = variants(config), config.sigma * work.geometry.input_size / LARGE
     readable = np.flatnonzero(held.readable)
     means = _means(store, work, held, readable, fold)
     points = np.full((len(held.ids), len(work.names), 2, len(made)), np.nan)
+    shown = _spread(readable, config.maps if fold == VALIDATION else 0)
+    maps: dict[int, FloatArray] = {}
     broken: list[int] = []
     for some in chunks(readable):
-        rows, grids = read_finite(store, work.table, held, some)
+        rows, grids = work.read(store, held, some)
         broken += np.setdiff1d(some, rows).tolist()
         scores = windows.score(grids, state.detectors, device)
-        prior = detection.log_prior(means[rows], work.centres, config.sigma)
+        maps |= {i: scores[n].copy() for n, i in enumerate(rows.tolist()) if i in shown}
+        prior = detection.log_prior(means[rows], work.centres, sigma)
         for v, (eta, refined) in enumerate(made):
             points[rows, ..., v] = _located(scores, prior, work, eta, refined)
         points[rows] = np.where(
@@ -83,6 +87,9 @@ def predict(
     parts = {name: f"{name}/{shard.part}" for name in ("predictions", "detectors")}
     files = {parts["predictions"]: stage.folder.write_table(parts["predictions"], table, 65536)}
     files[parts["detectors"]] = state.save(stage.folder, parts["detectors"])
+    if maps:
+        drawn, name = _maps(work, held, maps, means, sigma), f"maps/{shard.part}"
+        files[name] = stage.folder.write_table(name, drawn, 64)
     dead: list[DeadLetter] = []
     if fold == VALIDATION:  # which also learns from all the others: it tells of them
         dead = [_letter(work, work.train, i) for i in state.broken]
@@ -115,6 +122,34 @@ def _means(store: FeatureStore, work: Work, held: Objects, readable: Rows, fold:
     flat = [v.reshape(len(v), -1).astype(np.float32) for v in (base, queries)]
     out[rows] = detection.neighbour_keypoints(flat[0], work.learnt[learnt], flat[1])
     return out
+
+
+def _spread(rows: Rows, count: int) -> set[int]:
+    """``count`` of the rows, evenly spaced and so chosen without a look at any result."""
+    at = (np.arange(min(count, len(rows))) + 0.5) * len(rows) / max(min(count, len(rows)), 1)
+    return set(rows[at.astype(np.intp)].tolist())
+
+
+def _maps(
+    work: Work, held: Objects, maps: Mapping[int, FloatArray], means: Doubles, sigma: float
+) -> pa.Table:
+    """A row per keypoint type of some instances: what the detector and the prior say."""
+    pairs = [(i, k) for i in sorted(maps) for k in range(len(work.names))]
+    rows, cols = work.centres.shape[:2]
+    facts = {"rows": rows, "cols": cols, "side": work.geometry.input_size, "sigma": sigma}
+    facts |= {"offset": work.centres[0, 0, 0], "stride": work.geometry.stride, "names": work.names}
+    x, y = np.array([means[pair] for pair in pairs]).T
+    columns = {
+        "layer": pa.array([work.layer] * len(pairs)),
+        "category": pa.array([work.category] * len(pairs)),
+        "instance": pa.array([held.ids[i] for i, _ in pairs]),
+        "image": pa.array([held.images[i] for i, _ in pairs]),
+        "keypoint": pa.array([work.names[k] for _, k in pairs]),
+        "scores": pa.array([maps[pair[0]][pair[1]].ravel() for pair in pairs]),
+        "prior_x": pa.array(x, from_pandas=True),  # NaN: null
+        "prior_y": pa.array(y, from_pandas=True),
+    }
+    return pa.table(columns).replace_schema_metadata(metadata(facts))
 
 
 def _letter(work: Work, objects: Objects, row: int) -> DeadLetter:

@@ -27,7 +27,15 @@ from distcorr.data.weights import Weights
 from distcorr.errors import MISSING, DistcorrError, did_you_mean
 from distcorr.stages.cluster import Outcome
 from distcorr.stages.features import load_network
-from distcorr.stages.pipeline import Context, Forecast, Summary, required, run_shards, stage_key
+from distcorr.stages.pipeline import (
+    Context,
+    Forecast,
+    Summary,
+    foreseen,
+    required,
+    run_shards,
+    stage_key,
+)
 from distcorr.stages.respond import Classifiers, Doubles, Photograph, Work, respond, sources
 from distcorr.types import FloatArray, Instance
 
@@ -82,7 +90,7 @@ def forecast(context: Context) -> Forecast:
     if _other_settings(context):
         return Forecast(NAME, "", None, None, "waits for classify with these settings")
     job = _prepare(context)
-    return Forecast(NAME, job.stage.key, len(job.plan), len(job.stage.todo(job.plan)))
+    return foreseen(job.stage, job.plan)
 
 
 # -- planning ----------------------------------------------------------------------------------

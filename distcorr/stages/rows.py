@@ -39,7 +39,7 @@ class Rows:
 
     def add_instances(self, ids: list[str], images: list[str], values: FloatArray) -> None:
         """A row per instance; those that are not finite become dead letters."""
-        half = _half(values)
+        half = to_half(values)
         finite = _finite(half.reshape(len(ids), -1)).all(axis=1)
         for broken in np.flatnonzero(~finite):
             self.dead.append(self._not_finite(ids[broken], images[broken]))
@@ -49,7 +49,7 @@ class Rows:
         self, place: int, image: str, keys: Mapping[str, Any], values: FloatArray
     ) -> None:
         """The rows of a photograph, in the table at its place; none if one is not finite."""
-        half = _half(values)
+        half = to_half(values)
         if not _finite(half).all():
             self.dead.append(self._not_finite(image, image))
             return
@@ -83,7 +83,7 @@ def _shape(wanted: Wanted) -> tuple[int, ...]:
     return (wanted.geometry.cells, wanted.geometry.cells, channels)
 
 
-def _half(values: FloatArray) -> HalfArray:
+def to_half(values: FloatArray) -> HalfArray:
     """As float16; what is too large becomes infinite. Torch is ten times as fast as numpy here."""
     half: HalfArray = torch.from_numpy(np.ascontiguousarray(values)).half().numpy()
     return half

@@ -34,9 +34,11 @@ from distcorr.stages.pipeline import (
     Context,
     Forecast,
     Summary,
+    foreseen,
     required,
     run_shards,
     stage_key,
+    without,
 )
 from distcorr.types import Box, FloatArray, Flow, Geometry
 
@@ -109,14 +111,12 @@ def run(context: Context) -> Summary:
 def forecast(context: Context) -> Forecast:
     """What ``run`` would do."""
     store = FeatureStore(required("build-db", NAME, context.run))
-    lacking = set(store.aligned(context.config.flow).values()) - store.tables.keys()
-    if lacking:
-        note = f"waits for build-db to make {', '.join(sorted(lacking))}"
-        return Forecast(NAME, "", None, None, note)
+    if waiting := without(NAME, store, store.aligned(context.config.flow).values()):
+        return waiting
     if _other_neighbors(context):
         return Forecast(NAME, "", None, None, "waits for neighbors with these settings")
     job = _prepare(context)
-    return Forecast(NAME, job.stage.key, len(job.plan), len(job.stage.todo(job.plan)))
+    return foreseen(job.stage, job.plan)
 
 
 def _other_neighbors(context: Context) -> dict[str, Any]:

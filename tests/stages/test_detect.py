@@ -25,7 +25,7 @@ from distcorr.errors import PARTIAL, DistcorrError
 from distcorr.stages import mine, objects
 from distcorr.stages.cluster import Session, limit_threads
 from distcorr.stages.extract import mark_done
-from distcorr.stages.objects import Objects, Work, detected, missing
+from distcorr.stages.objects import Objects, Work, detected
 from distcorr.stages.pipeline import Context, Summary, forecast_stage, run_stage
 from distcorr.types import Box, Dataset, Geometry, Instance
 from tests.stages.common import Recorder, assert_same, contents, run_all, write_alexnet
@@ -423,7 +423,7 @@ def test_keypoints_and_categories_that_cannot_be_learnt_are_named(tmp_path: Path
     build(tmp_path / "run", drawn)
     _, warnings = go(tmp_path / "run")
     assert "car is not detected by conv5: no validation instance shows a keypoint." in warnings
-    assert "bird: Nose has no positive to learn from by conv5; it is not detected." in warnings
+    assert "bird: no positive to learn from by conv5, not detected: Nose." in warnings
     made = opened(tmp_path / "run")
     assert made.categories == ["bird"]
     assert set(warnings) == set(made.notes)
@@ -432,16 +432,29 @@ def test_keypoints_and_categories_that_cannot_be_learnt_are_named(tmp_path: Path
             assert (row["x"] is None) == (row["keypoint"] == "Nose")
 
 
-def test_where_everything_is_near_there_is_no_negative(tmp_path: Path) -> None:
-    build(tmp_path / "run", Drawn(geometry=GEOMETRY._replace(rf=2000)))
+def test_where_everything_is_near_there_is_no_negative(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rule = windows.Rule(beyond=2000, nearest=10)
+    monkeypatch.setattr(Work, "rule", property(lambda self: rule))
+    build(tmp_path / "run", Drawn())
     summary, warnings = go(tmp_path / "run")
     assert summary.shards == 6
-    assert "car: Lamp has no negative to learn from by conv5; it is not detected." in warnings
+    assert "car: no negative to learn from by conv5, not detected: Wheel, Lamp." in warnings
     rows = opened(tmp_path / "run").validation("conv5", "car", 0).to_pylist()
     assert rows
     assert all(row["x"] is None for row in rows)
     prior = opened(tmp_path / "run").validation("conv5", "car", 1).to_pylist()
     assert all(row["x"] is not None for row in prior)
+
+
+def test_a_field_that_covers_everything_has_negatives_all_the_same(tmp_path: Path) -> None:
+    build(tmp_path / "run", Drawn(geometry=GEOMETRY._replace(rf=2000)))
+    assert go(tmp_path / "run")[1] == []
+    build(tmp_path / "other", Drawn(geometry=GEOMETRY._replace(rf=99)))  # 195 for 3 x 3 cells
+    go(tmp_path / "other")
+    states = [opened(tmp_path / name).model("conv5", "car")[1] for name in ("run", "other")]
+    assert np.array_equal(states[0].mined, states[1].mined)
 
 
 def test_grids_that_are_not_finite_are_left_out(tmp_path: Path) -> None:
@@ -480,12 +493,7 @@ def test_nothing_to_learn_from_costs_the_category(tmp_path: Path, value: float, 
         go(tmp_path / "run")
 
 
-def test_layers_that_are_missing(built: Path, fresh: Path) -> None:
-    _, warnings = go(fresh, 'detect.layers=["auto", "dsift8"]')
-    assert warnings == [
-        "dsift8 is not kept on boxes of 500 px (features.grids500): not detected by it."
-    ]
-    assert opened(fresh).layers == ["conv5"]
+def test_a_layer_that_is_missing(fresh: Path) -> None:
     with pytest.raises(DistcorrError, match="no grids500/conv3"):
         go(fresh, "detect.layers=conv3")
 
@@ -526,23 +534,71 @@ def test_the_layers_of_a_run(tmp_path: Path, toy_settings: Callable[..., list[st
     store = FeatureStore(stage)
     assert {"grids500/conv4", "grids500/sift20"} <= store.tables.keys()  # of the alignment
     assert list(detected(store, config)) == ["conv5", "dsift8"]
-    assert missing(store, config) == []
     made = opened(tmp_path / "run")
+    assert [(m.instance, m.keypoint) for m in made.maps("conv5", "fish")] == [
+        (store.members("fish", "val")[0].id, name) for name in store.keypoint_names["fish"]
+    ]
     assert made.model("conv5", "fish")[1].detectors.linear.coef.shape[1] == 9 * 256
     assert made.model("dsift8", "fish")[1].detectors.linear.coef.shape[1] == 128
 
 
-def test_a_network_without_a_layer_for_large_boxes(
-    copy: Path, toy_settings: Callable[..., list[str]]
+@pytest.fixture
+def toy(copy: Path, toy_settings: Callable[..., list[str]]) -> Callable[..., Detected]:
+    """Detects in a toy run of a network that sees 224 px only."""
+
+    def detect(*more: str) -> Detected:
+        wanted = ("compute.address=inline", "detect.etas=0.1", "detect.rounds=1", *more)
+        config = configuration.load("smoke", toy_settings(*wanted))
+        with Session(config.compute) as session:
+            run_stage("detect", Context(config, Run(str(copy)), session, Recorder()))
+        return opened(copy)
+
+    return detect
+
+
+def test_a_network_of_one_input_size_is_taken_at_that(toy: Callable[..., Detected]) -> None:
+    made = toy("detect.layers=auto", "detect.maps=3")
+    assert made.layers == ["block10"]
+    assert any("block10 looks at boxes of its network's own size" in n for n in made.notes)
+    every = made.maps("block10", "fish")
+    assert len({m.instance for m in every}) == 3
+    assert {m.side for m in every} == {224}
+    assert every[0].sigma == pytest.approx(22 * 224 / 500)
+    assert every[0].centres[0, 0].tolist() == [every[0].centres.min()] * 2
+
+
+def test_dense_sift_is_the_same_from_photographs_and_from_the_store(
+    copy: Path, tmp_path: Path, toy: Callable[..., Detected], toy_settings: Callable[..., list[str]]
 ) -> None:
-    config, recorder = (
-        configuration.load("smoke", toy_settings("compute.address=inline")),
-        Recorder(),
+    streamed = toy("detect.layers=dsift8")
+    kept = tmp_path / "kept"
+    wanted = toy_settings(
+        "compute.address=inline",
+        "features.network=alexnet",
+        f'features.weights="{write_alexnet(tmp_path / "alexnet.npz")}"',
+        "features.grids500=dsift8",
+        "features.points=[]",
+        "features.cells=[]",
+        "detect.etas=0.1",
+        "detect.rounds=1",
+        "detect.layers=dsift8",
     )
-    with Session(config.compute) as session:
-        summary = run_stage("detect", Context(config, Run(str(copy)), session, recorder))
-    assert summary.shards == 0
-    assert any("declares no layer" in warning for warning in recorder.warnings)
+    run_all(kept, wanted, ("build-db", "detect"))
+    for category in streamed.categories:
+        # The prior's networks differ; what SIFT alone says does not.
+        pair = [made.validation("dsift8", category, 0.0) for made in (streamed, opened(kept))]
+        assert pair[0].num_rows
+        assert pair[0].equals(pair[1])
+
+
+def test_a_photograph_that_is_gone_is_named(copy: Path, toy: Callable[..., Detected]) -> None:
+    gone = sorted((copy / "toy").rglob("*.jpg"))[0]
+    content = gone.read_bytes()
+    gone.unlink()
+    with pytest.raises(DistcorrError, match=f"1 of 3 shards.*{gone.name} is not what it was"):
+        toy("detect.layers=dsift8")
+    gone.write_bytes(content)
+    assert toy("detect.layers=dsift8").layers == ["dsift8"]
 
 
 def test_what_an_instance_is_changes_the_shard() -> None:
