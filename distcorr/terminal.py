@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from distcorr.stages.pipeline import Forecast, Summary
 
 _EVERY = 10.0  # seconds between plain progress lines
+_PCK = ("table2", "table2-gain", "table4", "table4-refined", "table4-gain")  # others: in the files
 
 
 class Terminal:
@@ -114,7 +115,7 @@ def print_report(report: Report) -> None:
     """PCK and accuracy by category and method, means with intervals; the rest is in --json."""
     for name in report.tables:
         rows = [row for row in report.rows if row["table"] == name]
-        if name.startswith("table2"):
+        if name in _PCK:
             _print_pck(name, rows, report.level)
         elif name.startswith("table3"):
             _print_accuracy(name, rows, report.level)
@@ -136,13 +137,14 @@ def _print_pck(name: str, rows: Sequence[dict[str, Any]], level: float) -> None:
     width = max(len(method) for method in methods)
     for method in methods:
         means = [r for r in rows if r["method"] == method and r["category"] == "mean"]
-        cells = (f"{_with_interval(r):<20}" for r in means)
-        print(f"  {method:<{width}}", *cells)
+        cells = " ".join(f"{_with_interval(r):<20}" for r in means)
+        eta = f"eta {means[0]['eta']:g}" if means[0].get("eta") is not None else ""
+        print(f"  {method:<{width}} {cells} {eta}".rstrip())
     print()
 
 
 def _with_interval(row: dict[str, Any]) -> str:
-    return f"{row['value']:5.1f} [{row['low']:.1f}, {row['high']:.1f}]"
+    return f"{row['value']:z5.1f} [{row['low']:z.1f}, {row['high']:z.1f}]"  # z: no minus zero
 
 
 def _print_accuracy(name: str, rows: Sequence[dict[str, Any]], level: float) -> None:

@@ -22,7 +22,7 @@ from distcorr.data.run import Run
 Settings = Callable[..., list[str]]
 GOLDEN = Path(__file__).parent / "golden"
 COMMANDS = ("", "run", "build-db", "neighbors", "transfer", "classify", "responses")
-COMMANDS += ("status", "report", "config")
+COMMANDS += ("detect", "predict", "status", "report", "config")
 COMMANDS += ("ablate", "match", "features", "store", "store ls", "store verify")
 
 
@@ -130,6 +130,7 @@ def test_status(toy: Path) -> None:
         ("transfer", True),
         ("classify", True),
         ("responses", True),
+        ("detect", True),
     ]
     assert "18/18 shards" in distcorr("status", "-r", str(toy)).stdout
 

@@ -5,6 +5,7 @@ from distcorr.cli import (  # noqa: F401 (this registers the commands)
     features,
     match,
     pipeline,
+    predict,
     results,
 )
 from distcorr.cli.common import app

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from distcorr.data.run import Run
     from distcorr.terminal import Terminal
 
-ORDER = ("build-db", "neighbors", "transfer", "classify", "responses")
+ORDER = ("build-db", "neighbors", "transfer", "classify", "responses", "detect")
 START, PIPELINE, RESULTS = "Start here", "Pipeline", "Results"
 
 
@@ -177,29 +177,39 @@ def draw(
     Args:
         run: with a finished stage.
         evaluation: in place of the run's own.
-        categories: of Figure 3 and, the first of them, of Figure 5; the usual ones if there are
-            none.
+        categories: of Figures 3 and 6 and, the first of them, of Figure 5 and the curves over
+            eta; the usual ones if there are none.
 
     Raises:
         DistcorrError: a figure of one of ``categories`` cannot be drawn.
     """
-    from distcorr.report import charts, concentration, figures
+    from distcorr.report import charts, concentration, detection_curves, figure6, figures
 
-    drawings: dict[str, list[Callable[[], list[str]]]] = {
-        "transfer": [lambda: figures.figure3(run, evaluation=evaluation, categories=categories)],
-        "classify": [
-            lambda: charts.figure5(run, categories[0] if categories else "", evaluation),
-            lambda: charts.confusion(run, evaluation),
+    first = categories[0] if categories else ""
+    # Whether a figure is of the categories: then one that cannot be drawn is an error.
+    drawings: dict[str, list[tuple[bool, Callable[[], list[str]]]]] = {
+        "transfer": [
+            (True, lambda: figures.figure3(run, evaluation=evaluation, categories=categories))
         ],
-        "responses": [lambda: concentration.figure4(run, evaluation=evaluation)],
+        "classify": [
+            (True, lambda: charts.figure5(run, first, evaluation)),
+            (True, lambda: charts.confusion(run, evaluation)),
+        ],
+        "responses": [(False, lambda: concentration.figure4(run, evaluation=evaluation))],
+        "detect": [
+            (True, lambda: figure6.figure6(run, categories, evaluation)),
+            (False, lambda: figure6.figure6_scores(run, categories, evaluation)),
+            (True, lambda: detection_curves.figure_eta(run, first, evaluation)),
+            (False, lambda: detection_curves.figure_mining(run, evaluation)),
+        ],
     }
     drawn: list[str] = []
     for stage, of_stage in drawings.items():
-        for figure in of_stage if run.finished(stage) else ():
+        for asked, figure in of_stage if run.finished(stage) else ():
             try:
                 names = figure()
             except DistcorrError as error:
-                if categories and stage != "responses":  # asked for by name
+                if categories and asked:
                     raise
                 terminal().warn(error.message)  # there is nothing to draw: the rest is there
                 continue

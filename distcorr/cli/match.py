@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,13 +19,12 @@ from distcorr.cli.common import (
     app,
     terminal,
 )
-from distcorr.errors import DistcorrError, did_you_mean
+from distcorr.cli.pictures import parse_box, parse_numbers, refuse_other_settings, writable
+from distcorr.errors import DistcorrError
 
 if TYPE_CHECKING:
     from distcorr.algorithms.matching import Match
-    from distcorr.data.storage import Folder
 
-FORMATS = (".png", ".svg")
 POINT = "X,Y, for example --points '120,80 64,200'"
 
 
@@ -69,19 +67,11 @@ def match_command(
 
     Example:  distcorr match robin.jpg wren.jpg --box-a 40,32,310,290 --box-b 12,50,205,300
     """
-    boxes = _box("--box-a", box_a), _box("--box-b", box_b)
+    boxes = parse_box("--box-a", box_a), parse_box("--box-b", box_b)
     chosen = _points(points)
-    folder, name = _writable(out)
-    for given in (a, b):
-        if os.path.realpath(absolute(given)) == os.path.realpath(absolute(out)):
-            raise DistcorrError(f"The picture would replace {given}.", "give another --out")
+    folder, name = writable(out, "match.png", (a, b))
     sets = list(settings or ())
-    for text in sets:
-        if not text.strip().startswith(("features.", "flow.")):
-            raise DistcorrError(
-                f"distcorr match takes settings of features and flow, got {text}.",
-                "for example --set flow.beta=0.01",
-            )
+    refuse_other_settings("match", ("features", "flow"), sets, "flow.beta=0.01")
     if feature:
         sets.append(f"features.conv={json.dumps(feature)}")
     config, _ = Options(preset="smoke", settings=sets, weights=weights).resolve()
@@ -167,55 +157,13 @@ def _short(value: Any) -> Any:
     return round(value, 3)
 
 
-def _box(option: str, text: str) -> list[float] | None:
-    if not text:
-        return None
-    numbers = _numbers(text)
-    if numbers is None or len(numbers) != 4:
-        raise DistcorrError(
-            f"A box is four numbers X0,Y0,X1,Y1 in px, got {text!r}",
-            f"the first and the last pixel, 0-based: {option} 40,32,310,290",
-        )
-    return numbers
-
-
 def _points(text: str) -> list[list[float]]:
     found = []
     for word in text.split():
-        numbers = _numbers(word)
+        numbers = parse_numbers(word)
         if numbers is None or len(numbers) != 2:
             raise DistcorrError(f"A point is two numbers, got {word!r}", POINT)
         found.append(numbers)
     if text and not found:
         raise DistcorrError(f"--points names no point, got {text!r}", POINT)
     return found
-
-
-def _numbers(text: str) -> list[float] | None:
-    """Finite numbers between commas, or None."""
-    try:
-        numbers = [float(word) for word in text.split(",")]
-    except ValueError:
-        return None
-    return numbers if all(map(math.isfinite, numbers)) else None
-
-
-def _writable(out: str) -> tuple[Folder, str]:
-    """The folder and name of the picture, before anything is computed."""
-    suffix = os.path.splitext(out)[1].lower()
-    if suffix not in FORMATS:
-        raise DistcorrError(
-            f"The picture is a .png or .svg file, got {out!r}.{did_you_mean(suffix, FORMATS)}",
-            "for example --out match.png",
-        )
-    from distcorr.data.storage import Folder
-
-    folder = Folder(os.path.dirname(absolute(out)))
-    if folder.is_folder(os.path.basename(out)):
-        raise DistcorrError(f"{out} is a folder.", "give the name of a file: --out match.png")
-    if not folder.is_folder(""):
-        raise DistcorrError(
-            f"There is no folder {folder} for {os.path.basename(out)}.",
-            "make it first, or give another --out",
-        )
-    return folder, os.path.basename(out)

@@ -30,6 +30,7 @@ from distcorr.cli.common import (
 )
 
 if TYPE_CHECKING:
+    from distcorr.data.run import Run
     from distcorr.stages.pipeline import Context
     from distcorr.terminal import Terminal
 
@@ -93,6 +94,12 @@ _stage_command(
     "Find where around a keypoint its classifier responds most (§4, Figure 4).\n\n"
     "Example:  distcorr responses -r runs/paper --set responses.keypoints=cat/L_Eye",
 )
+_stage_command(
+    "detect",
+    ("detect",),
+    "Mine keypoint detectors and predict by them and a prior (§5, Table 4, Figure 6).\n\n"
+    "Example:  distcorr detect -r runs/paper --set detect.rounds=2",
+)
 
 
 def _run_stages(
@@ -120,6 +127,8 @@ def _run_stages(
         _announce_changes(context, shown)
         shown.say(f"distcorr · {config.preset} preset · run {run} · on {session.address}")
         summaries = [run_stage(name, context) for name in names]
+    if "detect" in names:
+        _export(run)
     if names == ORDER:
         from distcorr.report import tables
 
@@ -130,6 +139,14 @@ def _run_stages(
         shown.say(f"report  {run}/report")
     elif as_json:
         print(json.dumps([asdict(summary) for summary in summaries], indent=1))
+
+
+def _export(run: Run) -> None:
+    """The detectors as files of their own, which ``predict`` takes anywhere."""
+    from distcorr.stages.export import export
+
+    names = export(run)
+    terminal().say(f"detectors  {len(names)} files in {run}/detectors")
 
 
 def _announce_changes(context: Context, shown: Terminal) -> None:

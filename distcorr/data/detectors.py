@@ -169,12 +169,15 @@ class Detected:
             self.names[category], self.etas = tuple(facts["names"]), tuple(facts["etas"])
             self.variants = [(eta, refined) for eta, refined in facts["variants"]]
             notes += facts["notes"]
+        self._others = {*stage.parts("maps"), *stage.parts("unmined")}
         self.notes: list[str] = list(dict.fromkeys(notes))
         self.pairs: list[tuple[str, str]] = list(self._parts)
         self.layers: list[str] = list(dict.fromkeys(layer for layer, _ in self._parts))
         self.categories: list[str] = sorted({category for _, category in self._parts})
 
-    def validation(self, layer: str, category: str, eta: float, refined: bool = False) -> pa.Table:
+    def validation(
+        self, layer: str, category: str, eta: float, refined: bool = False, mined: bool = True
+    ) -> pa.Table:
         """Validation keypoints, predicted by detectors of all training instances.
 
         Args:
@@ -182,22 +185,29 @@ class Detected:
             category: of the keypoints.
             eta: one of ``variants``: 0 the detectors alone, 1 the prior alone.
             refined: between positions as well.
+            mined: by the last detectors, or else by those of random negatives alone.
 
         Returns:
             One row per visible keypoint: the report's columns but ``method``, and ``fold``; x and y
             are px in the photograph, null where nothing is predicted.
 
         Raises:
-            DistcorrError: the layer was not detected in that category, or not with that eta.
+            DistcorrError: the layer was not detected in that category, or not with that eta, or
+                nothing was mined.
         """
-        return self._read(layer, category, [VALIDATION], eta, refined)
+        kind = "predictions" if mined else "unmined"
+        return self._read(layer, category, [VALIDATION], eta, refined, kind)
+
+    def mined(self, layer: str, category: str) -> bool:
+        """Whether anything was mined, so that there are predictions from before."""
+        return f"unmined/{self._part(layer, category, VALIDATION)}" in self._others
 
     def held_out(self, layer: str, category: str, eta: float, refined: bool = False) -> pa.Table:
         """Training keypoints, each predicted by detectors that never saw its photograph.
 
         As ``validation``; also an error where there were no folds.
         """
-        return self._read(layer, category, self._folds(layer, category), eta, refined)
+        return self._read(layer, category, self.folds(layer, category) or [0], eta, refined)
 
     def choose(self, by: str, refined: bool = False) -> dict[tuple[str, str], float]:
         """(layer, category) -> eta of highest PCK on held-out training keypoints (section 5).
@@ -271,7 +281,7 @@ class Detected:
             DistcorrError: the layer was not detected in that category, or the part is damaged.
         """
         name = f"maps/{self._part(layer, category, VALIDATION)}"
-        if name not in self._stage.parts("maps"):
+        if name not in self._others:
             return []
         table = self._stage.folder.read_table(name)
         facts = json.loads(table.schema.metadata[META])
@@ -293,13 +303,14 @@ class Detected:
     def _best(self, keys: Iterable[tuple[str, str]], refined: bool) -> float:
         if len(self.etas) == 1:
             return self.etas[0]
-        rates = [self.accuracy(*key, refined) for key in keys if self._folds(*key)]
+        rates = [self.accuracy(*key, refined) for key in keys if self.folds(*key)]
         if not rates:
             return detection.ETA if detection.ETA in self.etas else min(self.etas)
         mean = np.mean(rates, axis=0).round(12)  # sums of floats that tie may differ by a rounding
         return min(eta for eta, rate in zip(self.etas, mean, strict=True) if rate == mean.max())
 
-    def _folds(self, layer: str, category: str) -> list[int]:
+    def folds(self, layer: str, category: str) -> list[int]:
+        """The folds of cross-validation; none where one eta was tried, or photographs are few."""
         return sorted(self._parts.get((layer, category), {}).keys() - {VALIDATION})
 
     def _part(self, layer: str, category: str, fold: int) -> str:
@@ -313,9 +324,19 @@ class Detected:
         return self._parts[layer, category][fold]
 
     def _read(
-        self, layer: str, category: str, folds: list[int], eta: float, refined: bool
+        self,
+        layer: str,
+        category: str,
+        folds: list[int],
+        eta: float,
+        refined: bool,
+        kind: str = "predictions",
     ) -> pa.Table:
-        parts = [self._part(layer, category, fold) for fold in folds or [0]]
+        parts = [self._part(layer, category, fold) for fold in folds]
+        if kind == "unmined" and not self.mined(layer, category):
+            raise DistcorrError(
+                f"Nothing was mined for {layer} in {category}.", "set detect.rounds above 0"
+            )
         if (eta, refined) not in self.variants:
             raise DistcorrError(
                 f"eta must be one that was tried, got {eta:g}{', refined' if refined else ''}.",
@@ -323,7 +344,7 @@ class Detected:
                 "with --set detect.etas=[...] and detect.refine",
             )
         index = self.variants.index((eta, refined))
-        names = [f"predictions/{part}" for part in parts]
+        names = [f"{kind}/{part}" for part in parts]
         table = pa.concat_tables(list(self._stage.folder.iter_tables(names)))
         columns = {name: table[name] for name in (*_COLUMNS, "fold")}
         for name in ("x", "y"):

@@ -137,8 +137,8 @@ def _curves(rows: Rows, classified: Classified, chosen: dict[tuple[str, str], in
     for axis, (title, shown) in zip(axes, panels, strict=True):
         for place, layer in enumerate(shown):
             mine = [row for row in rows if row["layer"] == layer]
-            colour = _colour(place, len(shown))
-            _curve(axis, mine, colour)
+            colour = colour_of(place, len(shown))
+            curve(axis, mine, colour, "c")
             marks = {i for (of, c), i in chosen.items() if of == layer and _shows(mine, c)}
             for row in mine:
                 if row["c"] in {classified.cs[index] for index in marks}:
@@ -151,10 +151,11 @@ def _curves(rows: Rows, classified: Classified, chosen: dict[tuple[str, str], in
     return figure
 
 
-def _curve(axis: Axes, rows: Rows, colour: Any) -> None:
-    c, value, low, high = ([row[name] for row in rows] for name in ("c", "value", "low", "high"))
-    axis.fill_between(c, low, high, color=colour, alpha=0.12, linewidth=0)
-    axis.plot(c, value, "-", color=colour, linewidth=1.5, label=rows[0]["layer"])
+def curve(axis: Axes, rows: Rows, colour: Any, name: str) -> None:
+    """A layer's value against ``name``, and the band of its interval."""
+    x, value, low, high = ([row[n] for row in rows] for n in (name, "value", "low", "high"))
+    axis.fill_between(x, low, high, color=colour, alpha=0.12, linewidth=0)
+    axis.plot(x, value, "-", color=colour, linewidth=1.5, label=rows[0]["layer"])
 
 
 def _shows(rows: Rows, category: str) -> bool:
@@ -162,7 +163,7 @@ def _shows(rows: Rows, category: str) -> bool:
     return rows[0]["category"] in (category, MEAN)
 
 
-def _colour(place: int, count: int) -> Any:
+def colour_of(place: int, count: int) -> Any:
     """From dark to light, in the order of depth or radius."""
     from matplotlib import colormaps
 

@@ -18,9 +18,9 @@ import numpy.typing as npt
 from distcorr.algorithms import pck
 from distcorr.config import EvaluationConfig
 from distcorr.data.classified import Answers, Classified
-from distcorr.report.score import Score, mean, per_cent
+from distcorr.report.score import MEAN as MEAN
+from distcorr.report.score import Score, gains, mean, per_cent
 
-MEAN = "mean"
 BASELINE = "most frequent type"
 
 _SIFT = re.compile(r"d?sift\d+")
@@ -68,7 +68,7 @@ def table3(classified: Classified, config: EvaluationConfig, seed: int) -> tuple
         rows += [
             {"table": "table3-gain", "method": f"{conv} minus {sift}", "category": category}
             | _measured(gain, config)[0]
-            for category, gain in _gains(micro, conv, sift).items()
+            for category, gain in gains(micro, conv, sift).items()
         ]
         notes.append(f"{conv} minus {sift}: each the best of its kind in cross-validation.")
     return rows, notes
@@ -214,16 +214,6 @@ def _score(
     correct, total = np.concatenate([each for each, _ in counted]), counted[0][1]
     samples = pck.bootstrap(correct, total, resamples=resamples, seed=seed)
     return Score(pck.pck(correct, total), samples, len(distance))
-
-
-def _gains(scores: Mapping[_Pair, Score], one: str, other: str) -> dict[str, Score]:
-    """Category -> the one minus the other, and the mean of the categories that both have."""
-    gains = {
-        category: score - scores[other, category]
-        for (method, category), score in scores.items()
-        if method == one and category != MEAN and (other, category) in scores
-    }
-    return gains | ({MEAN: mean(list(gains.values()))} if gains else {})
 
 
 def _measured(score: Score, config: EvaluationConfig) -> Rows:

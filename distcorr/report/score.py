@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+
+MEAN = "mean"  # over categories, where a category stands
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,16 @@ def mean(scores: Sequence[Score]) -> Score:
         np.mean([score.samples for score in scores], axis=0),
         sum(score.n for score in scores),
     )
+
+
+def gains(scores: Mapping[tuple[str, str], Score], one: str, other: str) -> dict[str, Score]:
+    """Category -> method ``one`` minus the other, and the mean of the categories that both have."""
+    found = {
+        category: score - scores[other, category]
+        for (method, category), score in scores.items()
+        if method == one and category != MEAN and (other, category) in scores
+    }
+    return found | ({MEAN: mean(list(found.values()))} if found else {})
 
 
 def per_cent(share: float) -> float:

@@ -10,26 +10,26 @@ import re
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-import numpy as np
 import pyarrow as pa
 
-from distcorr.algorithms import pck
 from distcorr.config import Config, EvaluationConfig
 from distcorr.data.classified import Classified
 from distcorr.data.features import FeatureStore
 from distcorr.data.run import Run, StageFolder
 from distcorr.errors import DistcorrError
-from distcorr.report import classification, concentration
+from distcorr.report import classification, concentration, counting, detection, detection_curves
+from distcorr.report.counting import scores as scores
 from distcorr.report.predictions import Finished, combine, finished
 from distcorr.report.score import Score as Score
-from distcorr.report.score import mean
+from distcorr.report.score import gains
 from distcorr.report.score import per_cent as per_cent
 
-_OURS = re.compile(r"(table|figure|confusion)\S*\.csv|predictions\.parquet")
+_OURS = re.compile(r"(table|figure|confusion|mining)\S*\.csv|predictions(-detect)?\.parquet")
 STAGES = {  # what each is for
     "transfer": "Table 2",
     "classify": "Table 3 and Figure 5",
     "responses": "Figure 4",
+    "detect": "Table 4 and Figure 6",
 }
 
 
@@ -45,7 +45,8 @@ class Report:
         data: which photographs.
         notes: what a reader must know before quoting a number.
         level: of the intervals.
-        predictions: what the numbers are counted from; a file of its own.
+        predictions: what Table 2 is counted from; a file of its own.
+        detections: likewise, of Table 4.
     """
 
     rows: list[dict[str, Any]]
@@ -54,10 +55,12 @@ class Report:
     notes: list[str]
     level: float
     predictions: pa.Table | None = field(default=None, repr=False, compare=False)
+    detections: pa.Table | None = field(default=None, repr=False, compare=False)
 
     def to_json(self) -> str:
         """The report as JSON, without predictions; equal runs give equal text."""
-        said = {name: value for name, value in vars(self).items() if name != "predictions"}
+        files = ("predictions", "detections")
+        said = {name: value for name, value in vars(self).items() if name not in files}
         return json.dumps(said, indent=1, allow_nan=False) + "\n"
 
     def to_csv(self, table: str) -> str:
@@ -96,9 +99,7 @@ def build(run: Run, evaluation: EvaluationConfig | None = None) -> Report:
         )
     config = dataclasses.replace(config, evaluation=evaluation or config.evaluation)
     made = finished(run, evaluation) if stages["transfer"] else None
-    sections = []
-    if made:
-        sections.append(_transferred(made))
+    sections = [_transferred(made)] if made else []
     classified = None
     if classify := stages["classify"]:
         entry = run.manifest()["stages"]["classify"]
@@ -107,11 +108,17 @@ def build(run: Run, evaluation: EvaluationConfig | None = None) -> Report:
         if stages["responses"]:
             asked = run, classified, config.evaluation, config.seed
             sections.append(_Section(*concentration.figure4_rows(*asked)))
+    control, found = "", None
+    if stages["detect"]:
+        detected = detection.opened(run, config.evaluation)
+        sections.append(found := _detected(detected))
+        control = detection.control(detected.trained)
     rows = [row for section in sections for row in section.rows]
     if not rows:
+        notes = [*(classified.notes if classified else ()), *(found.notes if found else ())]
         raise DistcorrError(
             "No category has both training and validation instances, so there is nothing to score. "
-            + " ".join(classified.notes if classified else ()),
+            + " ".join(notes),
             "distcorr build-db warns which of the two each category lacks",
         )
     notes = [note for section in sections for note in section.notes]
@@ -121,8 +128,15 @@ def build(run: Run, evaluation: EvaluationConfig | None = None) -> Report:
         for name in sorted(begun)
     ]
     stamp = made.store.stamp if made else FeatureStore(features).stamp
-    level, predictions = config.evaluation.level, sections[0].predictions
-    return Report(rows, stamp["weights"], stamp["data"], notes, level, predictions)
+    return Report(
+        rows,
+        "; ".join(filter(None, (stamp["weights"], control))),
+        stamp["data"],
+        notes,
+        config.evaluation.level,
+        sections[0].predictions if made else None,
+        found.predictions if found and found.rows else None,
+    )
 
 
 class _Section(NamedTuple):
@@ -164,6 +178,13 @@ def _answered(
     return _Section(rows, said + notes)
 
 
+def _detected(made: detection.Opened) -> _Section:
+    """Section 5."""
+    rows, notes, predictions = detection.table4(made)
+    rows += detection_curves.eta_rows(made) + detection_curves.mining_rows(made)
+    return _Section(rows, notes, predictions)
+
+
 def _settings(made: Finished) -> str:
     """What the flows and their combination rest on, in one line."""
     flow, evaluation = made.flow, made.config.evaluation
@@ -199,9 +220,11 @@ def save(report: Report, run: Run) -> list[str]:
             run.folder.delete(f"report/{old}")
     names = ["report/tables.json"]
     run.folder.write(names[0], report.to_json().encode())
-    if report.predictions is not None:
-        names.append("report/predictions.parquet")
-        run.folder.write_table(names[-1], report.predictions, row_group_size=65536)
+    files = {"predictions": report.predictions, "predictions-detect": report.detections}
+    for name, predictions in files.items():
+        if predictions is not None:
+            names.append(f"report/{name}.parquet")
+            run.folder.write_table(names[-1], predictions, row_group_size=65536)
     for table in report.tables:
         names.append(f"report/{table}.csv")
         run.folder.write(names[-1], report.to_csv(table).encode())
@@ -241,95 +264,19 @@ def table2(
     values, notes = scores(predictions, config, seed)
     methods = list(dict.fromkeys(method for method, _ in values))
     categories = list(dict.fromkeys(category for _, category in values))
-    scored = [("table2", m, {c: values[m, c] for c in categories}) for m in methods]
+    rows = [
+        row
+        for method in methods
+        for category in categories
+        for row in counting.rows("table2", method, category, values[method, category], config)
+    ]
     compared = [(method, methods[-1]) for method in methods[:-1]]
     if len(methods) > 2:
         compared.append((methods[0], methods[1]))
-    for method, other in compared:
-        gains = {c: values[method, c] - values[other, c] for c in categories}
-        scored.append(("table2-gain", f"{method} minus {other}", gains))
-    rows = [
+    rows += [
         row
-        for table, method, found in scored
-        for category, score in found.items()
-        for row in _rows(table, method, category, score, config)
+        for one, other in compared
+        for category, gain in gains(values, one, other).items()
+        for row in counting.rows("table2-gain", f"{one} minus {other}", category, gain, config)
     ]
     return rows, notes
-
-
-def scores(
-    predictions: pa.Table, config: EvaluationConfig, seed: int
-) -> tuple[dict[tuple[str, str], Score], list[str]]:
-    """PCK of every method on every category and, as ``"mean"``, over them.
-
-    Samples resample photographs within each category; all methods see the same ones, so that the
-    difference of two scores is a paired comparison.
-
-    Returns:
-        (method, category) -> score, category by category and "mean" last; and notes about keypoint
-        types that no prediction exists for.
-    """
-    categories = sorted(set(predictions["category"].to_pylist()))
-    methods = list(dict.fromkeys(predictions["method"].to_pylist()))
-    columns = {n: np.asarray(predictions[n].to_pylist(), object) for n in ("category", "method")}
-    values: dict[tuple[str, str], Score] = {}
-    notes: list[str] = []
-    for c, category in enumerate(categories):
-        of_category = columns["category"] == category
-        for method in methods:
-            chosen = of_category & (columns["method"] == method)
-            table = predictions.filter(pa.array(chosen.astype(bool)))
-            values[method, category] = _score(table, config, [seed, c])
-        names = _never_predicted(predictions.filter(pa.array(of_category.astype(bool))))
-        if names:
-            notes.append(f"{category}: no prediction at all for {', '.join(names)}; they count 0.")
-    for method in methods:
-        values[method, "mean"] = mean([values[method, category] for category in categories])
-    return values, notes
-
-
-def _rows(
-    table: str, method: str, category: str, score: Score, config: EvaluationConfig
-) -> list[dict[str, Any]]:
-    """One row per threshold."""
-    low, high = pck.interval(score.samples, config.level)
-    return [
-        {
-            "table": table,
-            "method": method,
-            "category": category,
-            "alpha": alpha,
-            "value": per_cent(score.value[a]),
-            "low": per_cent(low[a]),
-            "high": per_cent(high[a]),
-            "n": score.n,
-        }
-        for a, alpha in enumerate(config.alphas)
-    ]
-
-
-def _score(table: pa.Table, config: EvaluationConfig, seed: list[int]) -> Score:
-    """One method on one category."""
-    get = {n: np.asarray(table[n].to_numpy(), np.float64) for n in ("x", "y", "true_x", "true_y")}
-    distance = np.hypot(get["x"] - get["true_x"], get["y"] - get["true_y"])
-    distance[np.isnan(distance)] = np.inf  # a missing prediction is wrong
-    names, keypoint = np.unique(table["keypoint"].to_pylist(), return_inverse=True)
-    _, photograph = np.unique(table["image"].to_pylist(), return_inverse=True)
-    correct, total = pck.counts(
-        distance,
-        table["scale"].to_numpy(),
-        keypoint,
-        photograph,
-        config.alphas,
-        len(names),
-        le=config.inclusive,
-    )
-    samples = pck.bootstrap(correct, total, resamples=config.resamples, seed=seed)
-    return Score(pck.pck(correct, total), samples, int(total.sum()))
-
-
-def _never_predicted(table: pa.Table) -> list[str]:
-    """Keypoint types of this table that no row has a prediction for."""
-    shown = set(table["keypoint"].to_pylist())
-    predicted = set(table.filter(table["x"].is_valid())["keypoint"].to_pylist())
-    return sorted(shown - predicted)

@@ -29,7 +29,7 @@ from distcorr.data.features import FeatureStore
 from distcorr.data.run import Shard, StageFolder
 from distcorr.data.storage import Folder
 from distcorr.errors import MISSING, DistcorrError
-from distcorr.stages import mine, objects, predict, streamed
+from distcorr.stages import mine, objects, predict
 from distcorr.stages.cluster import Outcome, Session, attempt
 from distcorr.stages.objects import (
     Objects,
@@ -121,7 +121,7 @@ def _prepare(context: Context) -> _Job:
         table = job.tables[layer]
         # What the store would keep it in stands for what is made when it is needed.
         kept = store.folder_of(table) if table else wanted(config, layer).feature.folder
-        lost = {d.id for d in letters if not d.tables or {kept, prior} & set(d.tables)}
+        lost = objects.without(letters, {kept, prior})
         members = config.detect.chosen(store.members(category, "train"))
         train = objects_of(store, members, _folds(members, config), lost)
         train = train.at(np.flatnonzero(train.readable))
@@ -295,12 +295,9 @@ def _geometry(job: _Job, layer: str) -> Geometry:
     Raises:
         DistcorrError: the grid is smaller than what a detector looks at.
     """
-    if not job.tables[layer]:
-        return streamed.geometry(layer)
     train = next(train for (each, _), (train, _) in job.objects.items() if each == layer)
-    _, _, meta = job.store.read(job.tables[layer], [train.ids[0]])
-    found, block = meta.geometry, objects.block_of(layer)
-    assert found is not None  # grids are written with it
+    found = objects.geometry_of(job.store, layer, job.tables[layer], train.ids[0])
+    block = objects.block_of(layer)
     if found.cells < block:
         raise DistcorrError(
             f"{layer} has {found.cells} x {found.cells} cells on boxes of 500 px, "

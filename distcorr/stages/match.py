@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from dataclasses import replace
 from functools import partial
@@ -16,10 +15,9 @@ from distcorr.algorithms.sift import Sift
 from distcorr.algorithms.sources import Source, Sources, is_extractor
 from distcorr.algorithms.transfer import Points
 from distcorr.config import Config
-from distcorr.data.images import read_image
-from distcorr.data.storage import Folder
-from distcorr.errors import MISSING, DistcorrError
+from distcorr.errors import DistcorrError
 from distcorr.stages.features import load_network, wishes
+from distcorr.stages.photograph import device, look, numbers
 from distcorr.types import Box, Geometry
 
 # Memory and time grow with the fourth power: 64 cells a side take seconds and some hundred MB.
@@ -57,7 +55,7 @@ def match_photographs(
             f"{config.features.context}",
             "leave it out, and give larger boxes",
         )
-    a, b = (_view(file, box, name) for file, box, name in zip(files, boxes, "AB", strict=True))
+    a, b = (look(file, box, name) for file, box, name in zip(files, boxes, "AB", strict=True))
     _require_inside(points, a)
     source, tap, label = _source(config)
     flow = config.flow
@@ -86,46 +84,17 @@ def match_photographs(
     return match(a, b, grids, geometry, aligned, beta, feature=tap, points=points), label
 
 
-def _view(file: str, box: Box | None, name: str) -> View:
-    folder, base = Folder(os.path.dirname(file) or "."), os.path.basename(file)
-    try:
-        photograph = read_image(folder, base, upright=True)
-    except OSError as error:
-        raise DistcorrError(
-            f"The photograph {file} cannot be read: {error.strerror or error}",
-            "give the path of a picture",
-            MISSING,
-        ) from error
-    height, width = photograph.shape[:2]
-    whole = Box(0, 0, width - 1, height - 1)
-    box = whole if box is None else box
-    if not (box.x0 <= box.x1 and box.y0 <= box.y1):
-        raise DistcorrError(
-            f"A box must have X0 <= X1 and Y0 <= Y1, got {_numbers(box)} for {name}",
-            f"all of {base} is {_numbers(whole)}",
-        )
-    if box.x0 < 0 or box.y0 < 0 or box.x1 > whole.x1 or box.y1 > whole.y1:
-        raise DistcorrError(
-            f"The box of {name} must lie in its picture of {width} x {height} px, "
-            f"got {_numbers(box)}",
-            f"all of {base} is {_numbers(whole)}",
-        )
-    return View(base, photograph, box)
-
-
 def _require_inside(points: Points | None, a: View) -> None:
     for x, y in () if points is None else points:
         if not (a.box.x0 <= x <= a.box.x1 and a.box.y0 <= y <= a.box.y1):
             raise DistcorrError(
-                f"Points must lie in the box of A, {_numbers(a.box)}, got {x:g},{y:g}",
+                f"Points must lie in the box of A, {numbers(a.box)}, got {x:g},{y:g}",
                 "they are px in the photograph A, 0-based, also where a box is given",
             )
 
 
 def _source(config: Config) -> tuple[Source, str, str]:
     """Where the layer comes from, its name there, and whose features they are."""
-    import torch
-
     # Only the layer that is aligned: the stages' other tables play no part.
     features = replace(config.features, grids=(), grids500=(), points=(), cells=())
     layer = features.conv
@@ -134,10 +103,9 @@ def _source(config: Config) -> tuple[Source, str, str]:
     elif re.match(r"d?sift", layer) and not features.weights:
         source, tap = Sources(Sift()).find(layer)
         return source, tap, source.name
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     flow = replace(config.flow, features=("auto",), side=0)
     config = replace(config, features=features, flow=flow)
-    wanted = wishes(config, load_network(features), device).wanted[0]
+    wanted = wishes(config, load_network(features), device()).wanted[0]
     return wanted.source, wanted.tap, wanted.feature.label
 
 
@@ -166,7 +134,3 @@ def _geometry(source: Source, tap: str, side: int) -> Geometry:
             "give a smaller --side, or a deeper layer",
         )
     return geometry
-
-
-def _numbers(box: Box) -> str:
-    return ",".join(f"{value:g}" for value in box)

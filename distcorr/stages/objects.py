@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,7 +18,9 @@ from distcorr.algorithms.windows import Labels, Rule
 from distcorr.config import Config
 from distcorr.data.classified import VALIDATION
 from distcorr.data.features import FeatureStore
+from distcorr.data.run import DeadLetter
 from distcorr.data.store import HalfArray
+from distcorr.stages import streamed
 from distcorr.stages.streamed import Photographs, can_stream
 from distcorr.types import BoolArray, Box, Geometry, Instance
 
@@ -207,6 +209,20 @@ def objects_of(
         np.full(count, VALIDATION) if folds is None else np.array(folds, np.int64),
         np.array([i.id not in lost for i in members], bool),
     )
+
+
+def without(letters: Iterable[DeadLetter], folders: set[str]) -> set[str]:
+    """Ids of the instances that lack a feature of one of these folders of the store."""
+    return {d.id for d in letters if not d.tables or folders & set(d.tables)}
+
+
+def geometry_of(store: FeatureStore, layer: str, table: str, instance: str) -> Geometry:
+    """Where the cells of a layer of ``detected`` lie, by any instance that has it."""
+    if not table:
+        return streamed.geometry(layer)
+    _, _, meta = store.read(table, [instance])
+    assert meta.geometry is not None  # grids are written with it
+    return meta.geometry
 
 
 def too_little(train: Objects, val: Objects) -> str:

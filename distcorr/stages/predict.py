@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
 from distcorr.algorithms import detection, windows
 from distcorr.algorithms.crop import from_square
+from distcorr.algorithms.windows import Detectors
 from distcorr.config import DetectConfig
 from distcorr.data.classified import VALIDATION
 from distcorr.data.detectors import State, metadata
 from distcorr.data.features import FeatureStore
 from distcorr.data.run import DeadLetter, Shard, StageFolder
 from distcorr.stages.features import LARGE
+from distcorr.stages.mine import round_file
 from distcorr.stages.objects import (
     Doubles,
     Objects,
@@ -45,63 +47,99 @@ def predict(
 ) -> dict[str, Any]:
     """Predict the shard's fold, or validation; write its parts and its marker."""
     float32_products()
-    fold = int(shard.items[1])
-    held = (
-        work.val if fold == VALIDATION else work.train.at(np.flatnonzero(work.train.fold == fold))
-    )
-    made, sigma = variants(config), config.sigma * work.geometry.input_size / LARGE
-    readable = np.flatnonzero(held.readable)
-    means = _means(store, work, held, readable, fold)
-    points = np.full((len(held.ids), len(work.names), 2, len(made)), np.nan)
-    shown = _spread(readable, config.maps if fold == VALIDATION else 0)
-    maps: dict[int, FloatArray] = {}
-    broken: list[int] = []
-    for some in chunks(readable):
-        rows, grids = work.read(store, held, some)
-        broken += np.setdiff1d(some, rows).tolist()
-        scores = windows.score(grids, state.detectors, device)
-        maps |= {i: scores[n].copy() for n, i in enumerate(rows.tolist()) if i in shown}
-        prior = detection.log_prior(means[rows], work.centres, sigma)
-        for v, (eta, refined) in enumerate(made):
-            points[rows, ..., v] = _located(scores, prior, work, eta, refined)
-        points[rows] = np.where(
-            # The prior alone says nothing where it has no mean.
-            np.array([eta == 1 for eta, _ in made]) & np.isnan(means[rows])[..., None],
-            np.nan,
-            points[rows],
-        )
-    for i in readable:
-        square = np.moveaxis(points[i], -1, 0)  # (V, K, 2)
-        there = from_square(square, Box(*held.framed[i]), work.geometry.input_size)
-        points[i] = np.moveaxis(there, 0, -1)
+    fold, folder = int(shard.items[1]), stage.folder
+    learning = work.train.fold != fold
+    held = work.val if fold == VALIDATION else work.train.at(np.flatnonzero(~learning))
+    detectors = {"predictions": state.detectors}
+    if fold == VALIDATION and state.round:  # what mining is worth
+        detectors["unmined"] = State.load(folder, round_file(shard, 0)).detectors
+    shown = config.maps if fold == VALIDATION else 0
+    means = _means(store, work, held, np.flatnonzero(learning))
+    found = _find(store, work, held, detectors, means, shown, config, device)
     facts = {
         "layer": work.layer,
         "category": work.category,
         "fold": fold,
         "names": work.names,
         "etas": config.etas,
-        "variants": made,
+        "variants": variants(config),
         "notes": state.notes,
     }
-    table = _table(held, points, facts)
-    parts = {name: f"{name}/{shard.part}" for name in ("predictions", "detectors")}
-    files = {parts["predictions"]: stage.folder.write_table(parts["predictions"], table, 65536)}
-    files[parts["detectors"]] = state.save(stage.folder, parts["detectors"])
-    if maps:
-        drawn, name = _maps(work, held, maps, means, sigma), f"maps/{shard.part}"
-        files[name] = stage.folder.write_table(name, drawn, 64)
+    tables = {name: _table(held, points, facts) for name, points in found.points.items()}
+    if found.maps:
+        tables["maps"] = _maps(work, held, found.maps, means, _sigma(work, config))
+    files = {
+        f"{name}/{shard.part}": folder.write_table(f"{name}/{shard.part}", table, 65536)
+        for name, table in tables.items()
+    }
+    files[f"detectors/{shard.part}"] = state.save(folder, f"detectors/{shard.part}")
     dead: list[DeadLetter] = []
     if fold == VALIDATION:  # which also learns from all the others: it tells of them
         dead = [_letter(work, work.train, i) for i in state.broken]
-        dead += [_letter(work, held, i) for i in broken]
-    stage.mark_done(shard, files, table.num_rows, dead)
+        dead += [_letter(work, held, i) for i in found.broken]
+    rows = tables["predictions"].num_rows
+    stage.mark_done(shard, files, rows, dead)
     return {
-        "rows": table.num_rows,
+        "rows": rows,
         "dead": len(dead),
         "notes": list(state.notes),
         "found": [sum(each) for each in state.found],
         "cache": list(state.sizes),
     }
+
+
+class _Found(NamedTuple):
+    """What was made of n instances.
+
+    Attributes:
+        points: name of some detectors -> (n, K, 2, V) px in the photographs of every variant.
+        maps: row -> (K, rows, cols) scores, of the few that are kept.
+        broken: rows whose features are not finite.
+    """
+
+    points: dict[str, Doubles]
+    maps: dict[int, FloatArray]
+    broken: list[int]
+
+
+def _find(
+    store: FeatureStore,
+    work: Work,
+    held: Objects,
+    detectors: Mapping[str, Detectors],
+    means: Doubles,
+    shown: int,
+    config: DetectConfig,
+    device: str,
+) -> _Found:
+    made, readable = variants(config), np.flatnonzero(held.readable)
+    shape = (*means.shape, len(made))
+    found = _Found({name: np.full(shape, np.nan) for name in detectors}, {}, [])
+    kept = _spread(readable, shown)
+    for some in chunks(readable):
+        rows, grids = work.read(store, held, some)
+        found.broken.extend(np.setdiff1d(some, rows).tolist())
+        prior = detection.log_prior(means[rows], work.centres, _sigma(work, config))
+        # The prior alone says nothing where it has no mean.
+        nothing = np.isnan(means[rows])[..., None] & np.array([eta == 1 for eta, _ in made])
+        for name, points in found.points.items():
+            scores = windows.score(grids, detectors[name], device)
+            each = [_located(scores, prior, work, *variant) for variant in made]
+            points[rows] = np.where(nothing, np.nan, np.stack(each, axis=-1))
+            if name == "predictions":
+                kept_here = [(i, n) for n, i in enumerate(rows.tolist()) if i in kept]
+                found.maps.update({i: scores[n].copy() for i, n in kept_here})
+    for points in found.points.values():
+        for i in readable:
+            square = np.moveaxis(points[i], -1, 0)  # (V, K, 2)
+            there = from_square(square, Box(*held.framed[i]), work.geometry.input_size)
+            points[i] = np.moveaxis(there, 0, -1)
+    return found
+
+
+def _sigma(work: Work, config: DetectConfig) -> float:
+    """Px in the square, of the prior."""
+    return config.sigma * work.geometry.input_size / LARGE
 
 
 def _located(scores: FloatArray, prior: Doubles, work: Work, eta: float, refined: bool) -> Doubles:
@@ -110,14 +148,13 @@ def _located(scores: FloatArray, prior: Doubles, work: Work, eta: float, refined
     return detection.locate(responses, work.centres, refined)
 
 
-def _means(store: FeatureStore, work: Work, held: Objects, readable: Rows, fold: int) -> Doubles:
+def _means(store: FeatureStore, work: Work, held: Objects, learning: Rows) -> Doubles:
     """(n, K, 2) px in the square: where the prior expects the keypoints of those held out."""
     out = np.full((len(held.ids), len(work.names), 2), np.nan)
+    readable = np.flatnonzero(held.readable)
     if not len(readable):
         return out
-    learnt, base = read_finite(
-        store, work.prior, work.train, np.flatnonzero(work.train.fold != fold)
-    )
+    learnt, base = read_finite(store, work.prior, work.train, learning)
     rows, queries = read_finite(store, work.prior, held, readable)
     flat = [v.reshape(len(v), -1).astype(np.float32) for v in (base, queries)]
     out[rows] = detection.neighbour_keypoints(flat[0], work.learnt[learnt], flat[1])

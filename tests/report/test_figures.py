@@ -24,13 +24,13 @@ def test_a_row_per_category_and_method_as_png_and_svg(
     copy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drawn: list[tuple[int, int, np.ndarray, str]] = []
-    picture = figures._Canvas.picture
+    picture = figures.Canvas.picture
 
-    def watched(self: figures._Canvas, *arguments: object) -> None:
+    def watched(self: figures.Canvas, *arguments: object) -> None:
         drawn.append(arguments)  # type: ignore[arg-type]
         picture(self, *arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(figures._Canvas, "picture", watched)
+    monkeypatch.setattr(figures.Canvas, "picture", watched)
     names = figures.figure3(Run(str(copy)))
     assert names == ["report/figure3.png", "report/figure3.svg"]
     titles = {(row, column): title for row, column, _, title in drawn}

@@ -154,9 +154,10 @@ def test_the_report_says_how_its_flows_were_made(copy: Path, toy_settings: Setti
 def test_saved_predictions_are_those_of_the_tables(copy: Path) -> None:
     run = Run(str(copy))
     report = tables.build(run)
-    assert tables.save(report, run)[:4] == [
+    assert tables.save(report, run)[:5] == [
         "report/tables.json",
         "report/predictions.parquet",
+        "report/predictions-detect.parquet",
         "report/table2.csv",
         "report/table2-gain.csv",
     ]

@@ -162,23 +162,28 @@ def test_every_finished_stage_contributes(copy: Path) -> None:
     report = tables.build(Run(str(copy)))
     kept = ("table2", "table2-gain")
     answers = ("table3", "table3-macro", "figure5", "confusion")  # no SIFT, so no gain
-    assert [name for name in report.tables if name != "figure4"] == [*kept, *answers]
+    found = [n for n in report.tables if n != "figure4" and not n.startswith(("table4", "mining"))]
+    assert found == [*kept, *answers]
+    assert {"table4", "table4-gain", "mining"} <= set(report.tables)
     assert report.predictions is not None
     assert not any("left out" in note for note in report.notes)
     names = tables.save(report, Run(str(copy)))
-    assert names[:2] == ["report/tables.json", "report/predictions.parquet"]
-    assert names[2:] == [f"report/{name}.csv" for name in report.tables]
+    saved = ["tables.json", "predictions.parquet", "predictions-detect.parquet"]
+    assert names[:3] == [f"report/{name}" for name in saved]
+    assert names[3:] == [f"report/{name}.csv" for name in report.tables]
 
     section3 = tables.build(unfinish(copy, "classify"))
-    assert section3.tables == list(kept)
-    assert section3.rows == of(report, *kept)
+    section5 = [n for n in report.tables if n.startswith(("table4", "mining"))]
+    assert section3.tables == [*kept, *section5]
+    assert section3.rows == of(report, *kept, *section5)
     assert set(section3.notes) - set(report.notes) == {
         "Table 3 and Figure 5 left out: classify is unfinished or out of date, distcorr classify "
         "mends it.",
         "Figure 4 left out: responses is unfinished or out of date, distcorr responses mends it.",
     }
+    assert set(tables.build(unfinish(copy, "transfer")).tables) == set(section5)
     with pytest.raises(DistcorrError, match="finished and up to date") as caught:
-        tables.build(unfinish(copy, "transfer"))
+        tables.build(unfinish(copy, "detect"))
     assert "distcorr transfer or distcorr classify" in caught.value.hint
 
 

@@ -13,14 +13,13 @@ import pyarrow.parquet as pq
 
 from distcorr import config as configuration
 from distcorr.algorithms import nets
+from distcorr.cli.common import ORDER
 from distcorr.config import Config
 from distcorr.data import voc
 from distcorr.data.run import Run
 from distcorr.stages.cluster import Session
 from distcorr.stages.pipeline import Context, Silent, Summary, run_stage
 from distcorr.types import Dataset, Instance
-
-ORDER = ("build-db", "neighbors", "transfer", "classify", "responses")  # all but detect
 
 
 class Recorder(Silent):
@@ -61,6 +60,12 @@ def assert_same(one: Path, two: Path) -> None:
     a, b = contents(one), contents(two)
     assert sorted(a) == sorted(b)
     assert [name for name in a if a[name] != b[name]] == []
+
+
+def progress_of(folder: Path, stage: str) -> list[Path]:
+    """What a stage has saved so far: finished shards, or of ``detect``, rounds of mining."""
+    saved = "rounds/*.parquet" if stage == "detect" else "shards/*.json"
+    return sorted(folder.glob(f"{stage}/*/{saved}"))
 
 
 def stage_folder(folder: Path, name: str) -> Path:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ray.cluster_utils import Cluster
 
-from tests.stages.common import run_all
+from tests.stages.common import progress_of, run_all
 
 
 def main(folder: Path, stage: str, settings: list[str]) -> None:
@@ -26,7 +26,7 @@ def main(folder: Path, stage: str, settings: list[str]) -> None:
     killed = threading.Event()
 
     def kill() -> None:
-        while len(list(folder.glob(f"{stage}/*/shards/*.json"))) < 2:
+        while len(progress_of(folder, stage)) < 2:
             time.sleep(0.01)
         if not list(folder.glob(f"{stage}/*/_done.json")):
             cluster.remove_node(nodes[1], allow_graceful=False)

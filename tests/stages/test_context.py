@@ -17,7 +17,8 @@ from distcorr.data import voc
 from distcorr.data.features import FeatureStore
 from distcorr.data.run import Run
 from distcorr.errors import DistcorrError
-from distcorr.report.figures import _Canvas, figure3
+from distcorr.report.canvas import Canvas
+from distcorr.report.figures import figure3
 from distcorr.report.predictions import COPY, predictions
 from distcorr.stages.features import load_network, wishes
 from distcorr.stages.match import match_photographs
@@ -121,18 +122,18 @@ def test_the_figure_shows_the_frames(
 ) -> None:
     shutil.copytree(framed, tmp_path / "run")
     drawn: dict[str, np.ndarray] = {}
-    picture, points = _Canvas.picture, _Canvas.points
+    picture, points = Canvas.picture, Canvas.points
 
-    def shown(self: _Canvas, row: int, column: int, image: np.ndarray, title: str) -> None:
+    def shown(self: Canvas, row: int, column: int, image: np.ndarray, title: str) -> None:
         drawn.setdefault(title, image)
         picture(self, row, column, image, title)
 
-    def dots(self: _Canvas, row: int, column: int, xy: np.ndarray, seen: np.ndarray) -> None:
+    def dots(self: Canvas, row: int, column: int, xy: np.ndarray, seen: np.ndarray) -> None:
         drawn.setdefault(f"points {column}", xy)
         points(self, row, column, xy, seen)
 
-    monkeypatch.setattr(_Canvas, "picture", shown)
-    monkeypatch.setattr(_Canvas, "points", dots)
+    monkeypatch.setattr(Canvas, "picture", shown)
+    monkeypatch.setattr(Canvas, "points", dots)
     figure3(Run(str(tmp_path / "run")), rows=1)
     target = opened(framed).members("butterfly", "val")[1]
     start, size = by_hand(target.box)

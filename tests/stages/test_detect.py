@@ -326,6 +326,19 @@ def test_refined_predictions_are_near_the_others(mined: Path) -> None:
     assert 0 < np.abs(moved).max() <= GEOMETRY.stride / 2 + 1e-9
 
 
+def test_what_mining_is_worth_can_be_told(mined: Path, fresh: Path) -> None:
+    go(fresh, "detect.rounds=0")
+    without = opened(fresh)
+    for category in TYPES:
+        for eta in ETAS:
+            before = opened(mined).validation("conv5", category, eta, mined=False)
+            assert before.equals(without.validation("conv5", category, eta))
+        assert opened(mined).mined("conv5", category)
+        assert not without.mined("conv5", category)
+    with pytest.raises(DistcorrError, match="Nothing was mined for conv5 in bird"):
+        without.validation("conv5", "bird", 0.0, mined=False)
+
+
 def test_one_eta_needs_no_folds(fresh: Path) -> None:
     summary, warnings = go(fresh, "detect.etas=0.1")
     assert summary.shards == len(TYPES)

@@ -19,7 +19,7 @@ import pytest
 from distcorr.cli.common import draw
 from distcorr.data.run import Run
 from distcorr.report import tables
-from tests.stages.common import assert_same, run_all
+from tests.stages.common import assert_same, progress_of, run_all
 from tests.stages.namespace import run_alone
 
 Settings = Callable[..., list[str]]
@@ -49,15 +49,11 @@ def start(folder: Path, settings: list[str], **environment: str) -> subprocess.P
         )
 
 
-def markers(folder: Path, stage: str) -> int:
-    return len(list(folder.glob(f"{stage}/*/shards/*.json")))
-
-
-def wait_for_markers(process: subprocess.Popen[bytes], folder: Path, stage: str, n: int) -> None:
+def wait_for_progress(process: subprocess.Popen[bytes], folder: Path, stage: str, n: int) -> None:
     deadline = time.monotonic() + 300
-    while markers(folder, stage) < n:
+    while len(progress_of(folder, stage)) < n:
         log = (folder.parent / f"{folder.name}.log").read_text()
-        assert process.poll() is None, f"ended before {stage} had {n} shards:\n{log}"
+        assert process.poll() is None, f"ended before {stage} had saved {n} files:\n{log}"
         assert time.monotonic() < deadline, f"{stage} is too slow:\n{log}"
         time.sleep(0.01)
 
@@ -89,14 +85,14 @@ def halfway(
     folder = tmp_path / "run"
     process = start(folder, toy_settings("compute.address=local", "compute.workers=2", *SHARDS))
     try:
-        wait_for_markers(process, folder, stage, 2)
+        wait_for_progress(process, folder, stage, 2)
         yield process, folder
     finally:
         process.kill()
         process.wait()
 
 
-@pytest.mark.parametrize("stage", ["build-db", "transfer"])
+@pytest.mark.parametrize("stage", ["build-db", "transfer", "detect"])
 def test_killed_driver(
     undisturbed: Path,
     toy_settings: Settings,
@@ -108,18 +104,17 @@ def test_killed_driver(
     process.wait()
     time.sleep(1)  # its workers end with it; what they were writing is whole or not there
     assert not list(folder.glob(f"{stage}/*/_done.json")), "the kill came too late to test anything"
-    before = markers(folder, stage)
-    summaries = run_all(folder, toy_settings("compute.address=inline", *SHARDS))
-    summary = summaries[stage]
-    assert summary.computed <= summary.shards - before
+    before = {path: path.stat().st_mtime_ns for path in progress_of(folder, stage)}
+    summary = run_all(folder, toy_settings("compute.address=inline", *SHARDS))[stage]
     assert summary.computed > 0
+    assert {path: path.stat().st_mtime_ns for path in before} == before  # nothing is done twice
     report_on(undisturbed)
     report_on(folder)
     assert not list(folder.rglob("*.tmp"))
     assert_same(undisturbed, folder)
 
 
-@pytest.mark.parametrize("stage", ["build-db", "transfer"])
+@pytest.mark.parametrize("stage", ["build-db", "transfer", "detect"])
 def test_killed_worker(
     undisturbed: Path, halfway: tuple[subprocess.Popen[bytes], Path], stage: str
 ) -> None:
@@ -135,7 +130,7 @@ def test_killed_worker(
 
 
 @pytest.mark.cluster
-@pytest.mark.parametrize("stage", ["build-db", "transfer"])
+@pytest.mark.parametrize("stage", ["build-db", "transfer", "detect"])
 def test_killed_node(undisturbed: Path, tmp_path: Path, toy_settings: Settings, stage: str) -> None:
     words = [sys.executable, "-m", "tests.stages.lose_a_node", str(tmp_path / "run"), stage]
     done = run_alone(
