@@ -75,8 +75,9 @@ class Classified:
         notes = list(stage.folder.read_json(NOTES)) if stage.folder.exists(NOTES) else []
         self._parts: dict[tuple[str, str], dict[int, _Part]] = defaultdict(dict)
         self._models: dict[tuple[str, str], str] = {}
-        for name in stage.parts("predictions"):
-            table = stage.folder.read_table(name, ("image", "keypoint", "predicted"))
+        parts = stage.parts("predictions")
+        tables = stage.folder.iter_tables(parts, ("image", "keypoint", "predicted"))
+        for name, table in zip(parts, tables, strict=True):
             facts = json.loads(table.schema.metadata[META])
             layer, category, fold = facts["layer"], facts["category"], facts["fold"]
             self.cs, self.names[category] = tuple(facts["cs"]), tuple(facts["names"])

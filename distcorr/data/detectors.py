@@ -161,9 +161,9 @@ class Detected:
         self.variants: list[tuple[float, bool]] = []
         notes = list(stage.folder.read_json(NOTES)) if stage.folder.exists(NOTES) else []
         self._parts: dict[tuple[str, str], dict[int, str]] = defaultdict(dict)
-        for name in stage.parts("predictions"):
-            schema = stage.folder.read_table(name, ("fold",)).schema
-            facts = json.loads(schema.metadata[META])
+        parts = stage.parts("predictions")
+        for name, table in zip(parts, stage.folder.iter_tables(parts, ("fold",)), strict=True):
+            facts = json.loads(table.schema.metadata[META])
             layer, category = facts["layer"], facts["category"]
             self._parts[layer, category][facts["fold"]] = name.removeprefix("predictions/")
             self.names[category], self.etas = tuple(facts["names"]), tuple(facts["etas"])

@@ -117,10 +117,11 @@ class StageFolder:
 
     def markers(self) -> dict[int, dict[str, Any]]:
         """Markers of the finished shards by index; each is read once per object."""
-        for name in self.folder.sizes("shards"):
-            stem, _, ending = name.rpartition(".")
-            if ending == "json" and stem.isdigit() and int(stem) not in self._markers:
-                self._markers[int(stem)] = self.folder.read_json(f"shards/{name}")
+        names = [name for name in self.folder.sizes("shards") if name.endswith(".json")]
+        stems = [name.removesuffix(".json") for name in names]
+        new = [stem for stem in stems if stem.isdigit() and int(stem) not in self._markers]
+        read = self.folder.each(self.folder.read_json, [f"shards/{stem}.json" for stem in new])
+        self._markers |= {int(stem): marker for stem, marker in zip(new, read, strict=True)}
         return self._markers
 
     def todo(self, plan: Sequence[Shard]) -> list[Shard]:

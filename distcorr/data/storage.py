@@ -11,9 +11,11 @@ import json
 import os
 import re
 import uuid
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -21,6 +23,8 @@ from pyarrow import fs
 
 from distcorr.errors import MISSING, DistcorrError
 
+T = TypeVar("T")
+_AHEAD = 8  # files of an object store that are read at once; a few MB each
 _SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*://")
 
 
@@ -166,9 +170,25 @@ class Folder:
     def iter_tables(
         self, names: Sequence[str], columns: Sequence[str] | None = None
     ) -> Iterator[pa.Table]:
-        """Several Parquet files, one at a time."""
-        for name in names:
-            yield self.read_table(name, columns)
+        """Several Parquet files, one after the other (see ``each``)."""
+        return self.each(lambda name: self.read_table(name, columns), names)
+
+    def each(self, read: Callable[[str], T], names: Iterable[str]) -> Iterator[T]:
+        """``map(read, names)``; a few files ahead in an object store, where each is a round trip.
+
+        Errors come when it is the turn of their file.
+        """
+        if self.is_local:
+            yield from map(read, names)
+            return
+        waiting: deque[Future[T]] = deque()
+        with ThreadPoolExecutor(_AHEAD) as pool:
+            for name in names:
+                waiting.append(pool.submit(read, name))
+                if len(waiting) == _AHEAD:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
 
     # -- writing ---------------------------------------------------------------------------
 

@@ -135,14 +135,18 @@ def is_sift(layer: str) -> bool:
 def best(classified: Classified, chosen: Mapping[_Pair, int], *, of_sift: bool) -> str:
     """The SIFT, or the layer of a network, that cross-validation finds best; "" if there is none.
 
-    By the mean over categories of the share of right answers, each with its chosen C.
+    By the mean share of right answers, each with its chosen C, over the categories that all of its
+    kind have.
     """
-    shares = defaultdict(list)
-    for (layer, category), index in chosen.items():
-        if is_sift(layer) == of_sift:
-            answers = classified.held_out(layer, category)
-            shares[layer].append(np.mean(answers.predicted[:, index] == answers.truth))
-    return max(shares, key=lambda layer: float(np.mean(shares[layer])), default="")
+    layers = [layer for layer in classified.layers if is_sift(layer) == of_sift]
+    shares: dict[str, list[float]] = {layer: [] for layer in layers}
+    for category in classified.categories:
+        if all((layer, category) in chosen for layer in layers):
+            for layer in layers:
+                answers = classified.held_out(layer, category)
+                right = answers.predicted[:, chosen[layer, category]] == answers.truth
+                shares[layer].append(float(np.mean(right)))
+    return max(layers, key=lambda layer: sum(shares[layer]), default="")
 
 
 # -- counting ----------------------------------------------------------------------------------

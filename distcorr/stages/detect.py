@@ -186,7 +186,8 @@ class _Mining:
         lean = copy.copy(job.store)
         lean.instances = []  # tasks read tables by id: the instances would only travel with them
         self.store = self.session.put(lean)
-        layer = shards[0].kind
+        self.layer = layer = shards[0].kind
+        self.say = context.progress.say
         geometry = _geometry(job, layer)
         categories = dict.fromkeys(shard.items[0] for shard in shards)
         self.size = {c: len(job.objects[layer, c][0].ids) for c in categories}
@@ -208,6 +209,10 @@ class _Mining:
         """All rounds that are left, then the predictions: an outcome for every shard."""
         yield from self._resume()
         for number in range(self.config.rounds + 1):
+            waiting = sum(len(shards) for shards in self._waiting(number).values())
+            if waiting:
+                which = f"round {number} of {self.config.rounds}" if number else "random negatives"
+                self.say(f"{NAME:<10} {self.layer}: {which}, {waiting} shards train")
             found: dict[int, mining.Samples] = {}
             if number:
                 yield from self._find(number, found)

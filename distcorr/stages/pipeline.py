@@ -97,6 +97,9 @@ class Progress(Protocol):
     def finish(self, summary: Summary) -> None:
         """The stage is complete."""
 
+    def say(self, message: str) -> None:
+        """Where the work is; for stages whose shards all finish late."""
+
     def warn(self, message: str) -> None:
         """Something that the user should know and that stops nothing."""
 
@@ -111,6 +114,9 @@ class Silent:
         """Ignore it."""
 
     def finish(self, summary: Summary) -> None:
+        """Ignore it."""
+
+    def say(self, message: str) -> None:
         """Ignore it."""
 
     def warn(self, message: str) -> None:

@@ -1,5 +1,6 @@
 import os
 import pickle
+import threading
 
 import pyarrow as pa
 import pytest
@@ -114,6 +115,29 @@ def test_an_unknown_scheme_hides_secrets():
         Folder("nosuch://user:secret@host/x?key=secret")
     assert caught.value.exit_code == USAGE
     assert "//host/x" in caught.value.message
+
+
+def test_an_object_store_is_read_ahead_and_in_order(tmp_path):
+    folder = Folder(tmp_path)
+    names = [f"{n:02d}" for n in range(30)]
+    for name in names:
+        folder.write(name, name.encode())
+    assert list(folder.each(folder.read, names)) == [name.encode() for name in names]
+    folder.is_local = False  # as if it were one
+    asked, together = [], threading.Barrier(2, timeout=30)
+
+    def read(name):
+        asked.append(name)
+        if name in names[:2]:
+            together.wait()  # two at once, or never
+        return folder.read(name)
+
+    found = folder.each(read, [*names, "gone"])
+    assert next(found) == b"00"
+    assert len(asked) < len(names)  # and no more than are needed soon
+    assert [next(found) for _ in names[1:]] == [name.encode() for name in names[1:]]
+    with pytest.raises(FileNotFoundError):
+        next(found)
 
 
 def test_s3_uris_ask_for_single_puts_and_hide_their_secrets():

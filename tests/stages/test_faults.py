@@ -19,6 +19,7 @@ import pytest
 from distcorr.cli.common import draw
 from distcorr.data.run import Run
 from distcorr.report import tables
+from distcorr.stages.export import export
 from tests.stages.common import assert_same, progress_of, run_all
 from tests.stages.namespace import run_alone
 
@@ -71,8 +72,9 @@ def descendants(pid: int) -> Iterator[tuple[int, str]]:
 
 
 def report_on(folder: Path) -> None:
-    """Tables and figures, as distcorr run leaves them."""
+    """Tables, figures and detector files, as distcorr run leaves them."""
     run = Run(str(folder))
+    export(run)
     tables.save(tables.build(run), run)
     draw(run)
 
