@@ -7,9 +7,12 @@ zeros), in which every keypoint leaves a pattern; or read from ``grids`` (n, row
 and ``labels`` (n, K, rows - 2, cols - 2) int8 of a file. Both solvers work on the cache that ours
 makes. Ours trains all detectors, each round from the last one's; LinearSVC (primal) starts anew, as
 it cannot do otherwise, trains a few, one at a time, and gets its samples as float64 beforehand. Its
-tolerance is the loosest that comes within 1e-3 of the best known objective. Times are per
-detector. Scoring is one pass over all positions; its rate is that of the products that blocks of
-features would take, as a share of a float32 product of two 1024 x 1024 matrices in the same run.
+tolerance is the loosest that comes within 1e-3 of the best known objective. Times are wall clock.
+
+Scoring is one pass over all positions, from float16 grids to float32 scores. Its rate is that of
+the products that blocks of features would take, padding and overlap not counted, as a share of a
+float32 product of two 1024 x 1024 matrices in the same run; and so is that of torch's 3 x 3
+convolution, which gets the same grids as float32 in the layout that it likes best.
 """
 
 from __future__ import annotations
@@ -17,25 +20,27 @@ from __future__ import annotations
 import argparse
 import statistics
 import warnings
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.svm import LinearSVC
 from svm import clocked
-from timing import timed
+from timing import ROUNDS, timed
 
-from distcorr.algorithms import mining, windows
+from distcorr.algorithms import mining, svm, windows
 from distcorr.stages.cluster import limit_threads
 from distcorr.types import Geometry
 
 GEOMETRY = Geometry(500, 16, 17.0, 163, 30)  # conv5 of a 500 px box
 BLOCK, MOST = 3, 500
+DETECTORS = (18, 108, 256)  # of a category of many keypoints, of six such, and more
 TOLERANCES = (1.0, 0.1, 1e-2, 1e-3, 1e-4)  # of LinearSVC, the loosest first
 
 
 def main() -> None:
-    """A line for each round, then the rate of scoring."""
+    """A line for each round and their medians, then the rates of scoring."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--features", metavar="FILE", help=".npz with grids and labels")
     parser.add_argument("--rounds", type=int, default=3)
@@ -52,6 +57,8 @@ def main() -> None:
     else:
         grids, labels = drawn(arguments.instances, arguments.keypoints)
     rounds(grids, labels, arguments.rounds, arguments.peers)
+    for detectors in DETECTORS:
+        rate(grids[:16], detectors)
 
 
 def drawn(count: int, keypoints: int) -> tuple[np.ndarray, np.ndarray]:
@@ -82,8 +89,10 @@ def rounds(grids: np.ndarray, labels: np.ndarray, count: int, peers: int) -> Non
     mining.refit(mining.Cache.of(first.at(np.arange(0, len(first), 9))), block=BLOCK, scale=scale)
     detectors = None
     print(
-        "round  samples   ours  LinearSVC (ms per detector)  times     gap  of LinearSVC  score s"
+        "round  samples   ours  LinearSVC (ms per detector)  times     gap  of LinearSVC"
+        "  ours (s per round)  LinearSVC  scoring"
     )
+    every = []
     for number in range(count + 1):
         spent, detectors = clocked(
             lambda: mining.refit(cache, block=BLOCK, scale=scale, start=detectors)  # noqa: B023
@@ -93,15 +102,17 @@ def rounds(grids: np.ndarray, labels: np.ndarray, count: int, peers: int) -> Non
         seconds, found = clocked(
             lambda: mining.hardest(grids, labels, numbers, detectors, cache.ids, MOST)  # noqa: B023
         )
-        print(
-            f"{number:5d} {len(cache.ids):8d} {ours:6.1f} {theirs:10.1f} {theirs / ours:24.1f} x "
-            f"{gaps[0]:9.1e} {gaps[1]:9.1e} {seconds:12.2f}",
-            flush=True,
-        )
+        every.append((ours, theirs, theirs / ours, *gaps, spent, theirs * keypoints / 1e3, seconds))
+        print(f"{number:5d} {len(cache.ids):8d} {line(every[-1])}", flush=True)
         if not len(found):
             break
         cache = cache.evict(detectors).add(found)
-    rate(grids, detectors, positions)
+    print(f"median {'':7} {line(np.median(every, axis=0))}")
+
+
+def line(of: Sequence[float]) -> str:
+    """The numbers of one round."""
+    return "{:6.1f} {:10.1f} {:24.1f} x {:9.1e} {:9.1e} {:16.2f} {:12.2f} {:8.2f}".format(*of)
 
 
 def peer(
@@ -131,21 +142,36 @@ def peer(
     return statistics.median(spent), tuple(np.mean(gaps, axis=0))
 
 
-def rate(grids: np.ndarray, detectors: windows.Detectors, positions: int) -> None:
-    """The scoring pass as a share of a matrix product's rate."""
-    width, count = detectors.linear.coef.shape[::-1]
-    grids = grids[: max(1, len(grids) // 4)]
+def rate(grids: np.ndarray, count: int) -> None:
+    """The scoring pass, and a convolution alone, as shares of a matrix product's rate."""
+    n, rows, cols, channels = grids.shape
+    width = BLOCK**2 * channels
+    rng = np.random.default_rng(0)
+    nothing = np.zeros(count)
+    linear = svm.Linear(rng.normal(size=(count, width)), *[nothing] * 5)
+    detectors = windows.Detectors(linear, BLOCK)
+    made = 2 * n * (rows - BLOCK + 1) * (cols - BLOCK + 1) * width * count
     a = torch.rand(1024, 1024)
-    windows.score(grids, detectors), a @ a
-    shares, rates = [], []
-    for _ in range(5):
-        product = 2 * 1024**3 / timed(lambda: a @ a)[0]
-        made = 2 * len(grids) * positions * width * count
-        rates.append(made / timed(lambda: windows.score(grids, detectors))[0])
-        shares.append(rates[-1] / product)
+    x = torch.from_numpy(grids).float().permute(0, 3, 1, 2)
+    kernel = torch.from_numpy(linear.coef).float().reshape(count, BLOCK, BLOCK, channels)
+    kernel = kernel.permute(0, 3, 1, 2)  # of channels-last memory, as x is
+    calls: tuple[Callable[[], object], ...] = (
+        lambda: a @ a,
+        lambda: windows.score_positions(grids, detectors),
+        lambda: [torch.nn.functional.conv2d(some, kernel) for some in x.split(windows.BATCH)],
+    )
+    work = np.array([2 * 1024**3, made, made])
+    with torch.inference_mode():
+        for call in calls:
+            call()
+        spent = np.array([[timed(call)[0] for call in calls] for _ in range(ROUNDS)])
+    rates = work / spent
+    gemm, ours, alone = np.median(rates, axis=0) / 1e9
+    shares = np.median(rates[:, 1:] / rates[:, :1], axis=0)
     print(
-        f"scoring {statistics.median(rates) / 1e9:.0f} GFLOP/s, "
-        f"{statistics.median(shares):.2f} of a matrix product's rate"
+        f"{count:3d} detectors: scoring {ours:.0f} GFLOP/s, {shares[0]:.2f} of a matrix product's "
+        f"{gemm:.0f}; conv2d alone {alone:.0f}, {shares[1]:.2f}",
+        flush=True,
     )
 
 

@@ -33,7 +33,7 @@ import numpy as np
 import numpy.typing as npt
 
 from distcorr.algorithms import svm
-from distcorr.algorithms.windows import Detectors, Grids, Labels, blocks, score
+from distcorr.algorithms.windows import Detectors, Grids, Labels, blocks, score_positions
 from distcorr.types import FloatArray
 
 Ids = npt.NDArray[np.int64]
@@ -112,6 +112,8 @@ def hardest(
     held: Ids,
     most: int,
     device: str = "cpu",
+    *,
+    features: bool = True,
 ) -> Samples:
     """The ``most`` negatives of highest score above -1 of every keypoint that are not yet held.
 
@@ -121,13 +123,14 @@ def hardest(
         held: ids in the cache, of this shard or of all.
         most: per keypoint.
         device: torch device.
+        features: take them along; without them ``D`` is 0.
     """
     rows, ids = _by_position(labels, instances)
-    found = score(grids, detectors, device)
-    found = found.reshape(*found.shape[:2], -1).transpose(0, 2, 1).reshape(rows.shape)
+    found = score_positions(grids, detectors, device).reshape(rows.shape)
     free = np.flatnonzero(~np.isin(ids, held))
     kept = free[_top(ids[free], rows[free], found[free], most)]
-    return Samples(ids[kept], blocks(grids, kept, detectors.block), rows[kept], found[kept])
+    seen = grids if features else grids[..., :0]
+    return Samples(ids[kept], blocks(seen, kept, detectors.block), rows[kept], found[kept])
 
 
 def merge(parts: Iterable[Samples], most: int) -> Samples:

@@ -7,6 +7,7 @@ the grid; a *position* is the index of a block, in rows.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -102,6 +103,9 @@ def labels(keypoints: npt.ArrayLike, centres: Floats, rule: Rule, *, absent: int
     return found.reshape(*points.shape[:2], *centres.shape[:2])
 
 
+BATCH = 4  # grids of one product, which more would hardly speed up; not in the paper
+
+
 @dataclass(frozen=True, eq=False)
 class Detectors:
     """K linear detectors of blocks; a keypoint without positives scores -inf everywhere.
@@ -118,9 +122,10 @@ class Detectors:
 
 
 def score(grids: Grids, detectors: Detectors, device: str = "cpu") -> FloatArray:
-    """Scores of every detector at every position: one convolution, no block is ever stored.
+    """Scores of every detector at every position; no block is ever stored.
 
-    One instance at a time, so that its scores do not depend on what else is in the shard.
+    An instance's scores do not depend on what else is in the shard: every product has the same
+    shape, whatever is in it.
 
     Args:
         grids: (n, rows, cols, C) float16 or float32.
@@ -133,25 +138,58 @@ def score(grids: Grids, detectors: Detectors, device: str = "cpu") -> FloatArray
     Raises:
         ValueError: the grids do not fit the detectors.
     """
-    linear, block = detectors.linear, detectors.block
-    count, width = linear.coef.shape
+    return np.ascontiguousarray(score_positions(grids, detectors, device).transpose(0, 3, 1, 2))
+
+
+def score_positions(grids: Grids, detectors: Detectors, device: str = "cpu") -> FloatArray:
+    """``score`` in the order of the positions: (n, rows - block + 1, cols - block + 1, K).
+
+    A convolution with K channels would leave many lanes of a processor idle, as K is small. So
+    each row of blocks is a convolution of its own, all of them are one with block * K channels
+    along the rows of the grid, and a detector's score is the sum of what its rows say.
+    """
+    _fit_together(grids, detectors)
+    block, count = detectors.block, len(detectors.linear.coef)
+    rows, cols = (side - block + 1 for side in grids.shape[1:3])
+    out = np.empty((len(grids), rows, cols, count), np.float32)
+    with torch.inference_mode():
+        kernel, bias = (each.to(device) for each in _row_kernels(detectors))
+        x = torch.zeros((BATCH, *grids.shape[1:]), device=device)
+        for start in range(0, len(grids), BATCH):
+            some = torch.from_numpy(
+                np.require(grids[start : start + BATCH], requirements=["C", "W"])
+            )
+            here = slice(start, start + len(some))
+            x[: len(some)] = some.to(device)  # as float32; what is left of others is not looked at
+            said = torch.nn.functional.conv2d(x.permute(0, 3, 1, 2), kernel, bias)
+            said = said.permute(0, 2, 3, 1)[: len(some)]
+            said = said.reshape(*said.shape[:3], block, count)
+            shifted = (said[:, dy : dy + rows, :, dy] for dy in range(block))
+            out[here] = functools.reduce(torch.add, shifted).cpu().numpy()
+    return out
+
+
+def _fit_together(grids: Grids, detectors: Detectors) -> None:
+    block, width = detectors.block, detectors.linear.coef.shape[1]
     if grids.ndim != 4 or block * block * grids.shape[3] != width or min(grids.shape[1:3]) < block:
         raise ValueError(
             f"grids must be (n, rows, cols, {width // block**2}) and hold a block of {block} x "
             f"{block} cells, got {grids.shape}"
         )
-    kernel = torch.from_numpy((detectors.scale * linear.coef).astype(np.float32))
-    kernel = kernel.reshape(count, block, block, -1).permute(0, 3, 1, 2)
-    kernel = kernel.contiguous(memory_format=torch.channels_last).to(device)
-    bias = torch.from_numpy(linear.intercept.astype(np.float32)).to(device)
-    sides = [side - block + 1 for side in grids.shape[1:3]]
-    out = np.empty((len(grids), count, *sides), np.float32)
-    with torch.inference_mode():
-        for number, grid in enumerate(grids):
-            x = torch.from_numpy(np.ascontiguousarray(grid, np.float32)).to(device)
-            x = x[None].permute(0, 3, 1, 2)  # of channels-last memory
-            out[number] = torch.nn.functional.conv2d(x, kernel, bias)[0].cpu().numpy()
-    return out
+
+
+def _row_kernels(detectors: Detectors) -> tuple[torch.Tensor, torch.Tensor]:
+    """(block * K, C, 1, block) weights in the order (dy, detector), and the bias of their first K.
+
+    All of a detector's bias is with its first row.
+    """
+    linear, block = detectors.linear, detectors.block
+    count = len(linear.coef)
+    weights = torch.from_numpy((detectors.scale * linear.coef).astype(np.float32))
+    weights = weights.reshape(count, block, block, -1).permute(1, 0, 3, 2).flatten(0, 1)[:, :, None]
+    bias = torch.zeros(block * count)
+    bias[:count] = torch.from_numpy(linear.intercept.astype(np.float32))
+    return weights.contiguous(memory_format=torch.channels_last), bias
 
 
 def blocks(grids: Grids, rows: npt.NDArray[Any], block: int) -> Grids:

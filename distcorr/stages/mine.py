@@ -62,10 +62,10 @@ def find(
         if not seen.any():
             continue
         held = np.concatenate([state.first, state.mined])
-        hard = mining.hardest(
-            grids[seen], labels[seen], rows[seen].tolist(), state.detectors, held, most, device
+        inputs = (grids, labels) if seen.all() else (grids[seen], labels[seen])
+        found[shard] = mining.hardest(
+            *(*inputs, rows[seen].tolist(), state.detectors, held, most, device), features=False
         )
-        found[shard] = replace(hard, features=hard.features[:, :0])
     return found
 
 

@@ -163,6 +163,10 @@ def test_the_hardest_are_found_by_brute_force():
         expected |= set(hard[:most])
     assert found.ids.tolist() == sorted(expected)
     np.testing.assert_allclose(found.scores, scores[found.ids], atol=1e-3)
+    bare = mining.hardest(grids, labels, range(20), detectors, cache.ids, most, features=False)
+    assert bare.features.shape == (len(found), 0)
+    for name in ("ids", "labels", "scores"):
+        assert getattr(bare, name).tobytes() == getattr(found, name).tobytes()
 
 
 def test_ties_go_to_the_lower_id_in_any_shards():

@@ -99,13 +99,39 @@ def test_scores_are_products_with_blocks(block, dtype):
     np.testing.assert_array_equal(every[(2 * rows + 1) * cols + 3], cut)
 
 
-def test_scores_do_not_depend_on_the_rest_of_the_shard():
+@pytest.mark.parametrize(
+    ("side", "channels", "block", "count"),
+    [(12, 32, 3, 2), (7, 5, 3, 3), (12, 6, 2, 5), (9, 128, 1, 8), (30, 256, 3, 18)],
+)
+def test_scores_do_not_depend_on_the_rest_of_the_shard(side, channels, block, count):
     rng = np.random.default_rng(1)
-    grids = rng.normal(size=(5, 12, 12, 32)).astype(np.float16)
-    detectors = windows.Detectors(linear(rng.normal(size=(4, 288)), rng.normal(size=4)), 3)
+    grids = rng.normal(size=(9, side, side, channels)).astype(np.float16)
+    coef, intercept = rng.normal(size=(count, block**2 * channels)), rng.normal(size=count)
+    detectors = windows.Detectors(linear(coef, intercept), block)
     together = windows.score(grids, detectors)
-    alone = np.concatenate([windows.score(grids[i : i + 1], detectors) for i in range(5)])
-    assert together.tobytes() == alone.tobytes()
+    for size in (1, 3, 8):
+        parts = [windows.score(grids[i : i + size], detectors) for i in range(0, 9, size)]
+        assert np.concatenate(parts).tobytes() == together.tobytes()
+    for order in (np.arange(9)[::-1], np.array([4, 0, 4, 8, 4, 4])):
+        assert windows.score(grids[order], detectors).tobytes() == together[order].tobytes()
+    huge = grids.copy()
+    huge[1:] = np.inf  # what others say stays with them
+    assert windows.score(huge, detectors)[0].tobytes() == together[0].tobytes()
+
+
+def test_scores_by_position_are_the_same():
+    rng = np.random.default_rng(2)
+    grids = rng.normal(size=(6, 8, 7, 5)).astype(np.float16)
+    grids.setflags(write=False)
+    detectors = windows.Detectors(linear(rng.normal(size=(3, 45)), rng.normal(size=3)), 3)
+    found = windows.score_positions(grids, detectors)
+    assert found.shape == (6, 6, 5, 3)
+    scores = windows.score(grids, detectors)
+    assert scores.flags.c_contiguous
+    np.testing.assert_array_equal(found, scores.transpose(0, 2, 3, 1))
+    wide = windows.score(np.repeat(grids, 2, axis=2)[:, :, ::2].astype(np.float32), detectors)
+    assert wide.tobytes() == scores.tobytes()  # whatever the type and the layout
+    assert windows.score(grids[:0], detectors).shape == (0, 3, 6, 5)
 
 
 def test_a_keypoint_that_was_never_seen_scores_minus_infinity():
