@@ -2,9 +2,9 @@
 
     ray job submit --working-dir . -- python jobs/detect.py RUN
 
-RUN is the run that jobs/build_db.py filled. CPUs are enough; dense SIFT is made from the photographs,
-which must be where jobs/build_db.py found them. Safe to submit again: a killed run goes on at its last
-round of mining.
+RUN is the run that jobs/build_db.py filled. CPUs are enough; dense SIFT is made from the
+photographs, which must be where jobs/build_db.py found them.
+Safe to submit again: a killed run goes on at its last round of mining.
 """
 
 import sys
