@@ -99,7 +99,7 @@ def rounds(grids: np.ndarray, labels: np.ndarray, count: int, peers: int) -> Non
         )
         ours = 1e3 * spent / keypoints
         theirs, gaps = peer(cache, scale, detectors, peers)
-        seconds, found = clocked(
+        seconds, (found, _) = clocked(
             lambda: mining.hardest(grids, labels, numbers, detectors, cache.ids, MOST)  # noqa: B023
         )
         every.append((ours, theirs, theirs / ours, *gaps, spent, theirs * keypoints / 1e3, seconds))

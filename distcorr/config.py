@@ -225,6 +225,9 @@ class DetectConfig:
     rounds: int = setting(3, "of mining after the random negatives; not in the paper")
     hardest: int = setting(500, "negatives per keypoint and round; not in the paper")
     first: int = setting(20, "random positions of every instance to begin with; R-CNN's")
+    absent: str = setting(
+        "ignore", "who lacks a keypoint: ignore (our reading of sec. 5), negative"
+    )
     c: float = setting(1e-3, "price of a negative, features brought to mean norm 20; R-CNN's")
     positive_weight: float = setting(2.0, "times that a positive costs; R-CNN's")
     cache: int = setting(100_000, "mined negatives of a category at most; not in the paper")
@@ -236,7 +239,7 @@ class DetectConfig:
     )
     folds: int = setting(5, "of that, photographs stay together; not in the paper")
     refine: bool = setting(True, "predict between positions as well; not in the paper")
-    maps: int = setting(2, "validation instances per category to keep scores of; not in the paper")
+    maps: int = setting(1, "validation instances per category to keep scores of; not in the paper")
     control: str = setting("none", "none, or shuffled-labels: detectors and a prior that must fail")
 
     def __post_init__(self) -> None:
@@ -255,6 +258,7 @@ class DetectConfig:
             raise _bad("detect.etas", "one or more numbers from 0 to 1", self.etas)
         if len(set(self.etas)) < len(self.etas):
             raise _bad("detect.etas", "numbers that differ", self.etas)
+        _one_of("detect.absent", self.absent, ("ignore", "negative"))
         _one_of("detect.control", self.control, ("none", "shuffled-labels"))
 
     def chosen(self, members: Sequence[T]) -> list[T]:

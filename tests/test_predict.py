@@ -259,6 +259,24 @@ def test_the_pck_is_that_of_validation(toy: Path, portable: Portable) -> None:
     assert portable.layers["dsift8"].pck == pytest.approx(expected)
 
 
+def test_a_control_finds_nobody_keypoints(copy: Path, tmp_path: Path) -> None:
+    """Its detectors are not exported, and who asks for them is told what they are."""
+    run = Run(str(copy))
+    export(run)
+    config = run.config()
+    assert config is not None
+    config = replace(config, detect=replace(config.detect, control="shuffled-labels"))
+    with Session(config.compute) as session:
+        run_stage("detect", Context(config, run, session))
+    kept = (copy / "detectors/fish.npz").read_bytes()
+    assert export(run) == []
+    assert (copy / "detectors/fish.npz").read_bytes() == kept
+    path, _ = members(copy)[0]
+    out = str(tmp_path / "x.png")
+    done = call(path, "--box", "all", "-o", out, "-c", CATEGORY, "-r", str(copy))
+    assert "CONTROL (shuffled-labels)" in done.output
+
+
 def test_an_eta_that_was_not_tried_is_refused(toy: Path) -> None:
     with pytest.raises(DistcorrError, match="eta must be one that was tried"):
         of_run(Run(str(toy)), EvaluationConfig(eta=0.07))
@@ -351,13 +369,15 @@ def test_runs_and_files_that_are_none(toy: Path, copy: Path, tmp_path: Path) -> 
     asked = [path, "--box", "all", "-o", str(tmp_path / "x.png")]
     refused(USAGE, ["There is no run"], *asked, "-c", CATEGORY, "-r", str(tmp_path / "none"))
     refused(USAGE, ["Did you mean 'fish'", "fish, house"], *asked, "-c", "fihs", "-r", str(toy))
-    refused(USAGE, ["The category must be", "fish, house"], *asked, "-r", str(toy))
+    refused(USAGE, ["needs the category", "fish, house"], *asked, "-r", str(toy))
     torn = tmp_path / "torn.npz"
     torn.write_bytes(b"torn")
     refused(MISSING, ["torn.npz is damaged"], *asked, "--detectors", str(torn))
     (copy / "detectors").mkdir(exist_ok=True)
     (copy / "detectors" / "fish.npz").write_bytes(b"torn")
-    refused(MISSING, ["fish.npz is damaged"], *asked, "-c", CATEGORY, "-r", str(copy))
+    done = call(*asked, "-c", CATEGORY, "-r", str(copy))  # the run's tables have it all
+    assert done.exit_code == 0, done.output
+    (tmp_path / "x.png").unlink()
     manifest = json.loads((copy / "manifest.json").read_text())
     (copy / "detect" / manifest["stages"]["detect"]["key"] / "_done.json").unlink()
     words = ["needs the output of detect", "distcorr detect -r"]

@@ -33,6 +33,56 @@ def pack(values: Array, rows: Array, found: Array) -> None:
 
 
 @njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
+def look(
+    margins: Array,
+    signs: Array,
+    cost: Array,
+    factors: Array,
+    rows: Array,
+    found: Array,
+    sums: Array,
+) -> None:
+    """``factors`` (K, N) = -2 y_i c_i max(0, 1 - m_i), packed, and their ``sums`` (4, K).
+
+    Those are the loss, how far it is below that at margins of 0, of the factors, and of c_i where
+    m_i < 1. ``cost`` is (1 or K, N).
+    """
+    count = margins.shape[1]
+    for k in range(len(margins)):
+        m, y, f, price = margins[k], signs[k], factors[k], cost[min(k, len(cost) - 1)]
+        loss, saved, total, active = 0.0, 0.0, 0.0, 0.0
+        for i in range(count):
+            clipped = min(float(m[i]), 1.0)
+            slack, c = 1.0 - clipped, price[i]
+            signed = -2 * c * slack * y[i]
+            loss += c * slack * slack
+            saved += c * clipped * (2.0 - clipped)
+            total += signed
+            active += c if slack > 0 else 0.0
+            f[i] = signed
+        sums[0, k], sums[1, k], sums[2, k], sums[3, k] = loss, saved, total, active
+    pack(factors, rows, found)
+
+
+@njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
+def slopes(margins: Array, change: Array, cost: Array, t: Array, which: Array, out: Array) -> None:
+    """``out`` (2, K): both derivatives by t of the loss at margins + t change, where ``which``."""
+    count = margins.shape[1]
+    for k in range(len(margins)):
+        if not which[k]:
+            continue
+        m, d, price = margins[k], change[k], cost[min(k, len(cost) - 1)]
+        first, second, at = 0.0, 0.0, t[k]
+        for i in range(count):
+            by = float(d[i])
+            slack = 1.0 - float(m[i]) - at * by
+            scaled = price[i] * by if slack > 0 else 0.0
+            first += scaled * slack
+            second += scaled * by
+        out[0, k], out[1, k] = -2 * first, 2 * second
+
+
+@njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
 def forward(x: Array, weights: Array, out: Array) -> None:
     """``out`` (K, N) = weights (K, D) . x (N, D), in the precision of the weights."""
     count, width = x.shape
@@ -101,8 +151,8 @@ def hessian(
 ) -> None:
     """``out`` (k, D + 1) += sum_i a_i (x_i . w + constant) (x_i, 1) over the ``rows`` of ``pack``.
 
-    Classifier j of ``weights`` (k, D), ``constant`` (k,) and ``out`` has row ``which[j]`` of
-    ``active`` (K, N), ``rows`` and ``found``.
+    Classifier j of ``weights`` (k, D or more: what is beyond D is left out), ``constant`` (k,) and
+    ``out`` has row ``which[j]`` of ``active`` (1 or K, N), ``rows`` and ``found``.
     """
     count, width = x.shape
     block, zero = _block(width), weights.dtype.type(0)
@@ -110,7 +160,8 @@ def hessian(
     for begin in range(0, count, block):
         for k in range(len(weights)):
             w, o, i = weights[k], out[k], at[k]
-            f, r, last = active[which[k]], rows[which[k]], found[which[k]] - 1
+            f, r = active[min(which[k], len(active) - 1)], rows[which[k]]
+            last = found[which[k]] - 1
             while i <= last and r[i] < begin + block:
                 a, b, c, d = r[i], r[min(i + 1, last)], r[min(i + 2, last)], r[min(i + 3, last)]
                 xa, xb, xc, xd = x[a], x[b], x[c], x[d]
@@ -131,6 +182,80 @@ def hessian(
             at[k] = i
 
 
+@njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
+def conjugate_gradients(
+    x: Array,
+    price: Array,
+    rows: Array,
+    found: Array,
+    offset: float,
+    penalised: bool,
+    at: Array,
+    gradient: Array,
+    enough: Array,
+    patience: Array,
+    move: Array,
+    left: Array,
+) -> None:
+    """Solve (P + A'A) s = -gradient for classifiers ``at``: s is added to ``move``.
+
+    Arrays are (K, D + 1) and (K,), of all classifiers. One is ``left`` where its squared residual
+    is above ``enough`` after ``patience`` iterations.
+    """
+    width = gradient.shape[1]
+    live = at.copy()
+    s = np.zeros(gradient.shape, np.float32)
+    r = (-gradient).astype(np.float32)
+    p, norm = r.copy(), np.zeros(len(gradient))
+    for k in at:
+        norm[k] = _dot(r[k], r[k])
+    step = 0
+    while True:
+        count = 0
+        for k in live:
+            if norm[k] <= enough[k]:
+                continue
+            if step >= patience[k]:
+                left[k] = True
+                continue
+            live[count] = k
+            count += 1
+        if count == 0:
+            break
+        live = live[:count]
+        some = p[live]
+        product = np.zeros((count, width), np.float32)
+        constant = some[:, -1] * np.float32(offset)
+        hessian(x, price, rows, found, live, some, constant, product)
+        for j in range(count):
+            k = live[j]
+            pk, hk, rk, sk = p[k], product[j], r[k], s[k]
+            hk[-1] *= np.float32(offset)
+            for i in range(width - 1 if not penalised else width):
+                hk[i] += pk[i]
+            length = np.float32(norm[k] / _dot(pk, hk))
+            for i in range(width):
+                sk[i] += length * pk[i]
+                rk[i] -= length * hk[i]
+            new = _dot(rk, rk)
+            factor = np.float32(new / norm[k])
+            for i in range(width):
+                pk[i] = rk[i] + factor * pk[i]
+            norm[k] = new
+        step += 1
+    for k in at:
+        for i in range(width):
+            move[k, i] += s[k, i]
+
+
+@njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
+def _dot(a: Array, b: Array) -> float:
+    total = 0.0
+    for i in range(len(a)):
+        total += float(a[i]) * float(b[i])
+    return total
+
+
 def add_square(hessian: Array, rows: Array) -> Array:
     """The lower triangle of ``hessian`` (D, D) + rows' rows, rows (n, D); float64.
 
@@ -142,7 +267,7 @@ def add_square(hessian: Array, rows: Array) -> Array:
 
 
 def solve(hessian: Array, right: Array) -> Array:
-    """(D,) s with hessian s = right (D,), of whose lower triangle Cholesky factors are made."""
+    """(D,) or (D, m) s with hessian s = right, by Cholesky factors of its lower triangle."""
     factors = scipy.linalg.cho_factor(hessian, lower=True, overwrite_a=True, check_finite=False)
     solved: Array = scipy.linalg.cho_solve(factors, right, check_finite=False)
     return solved

@@ -7,8 +7,8 @@ random negatives, and the hard negatives that each round finds.
     detectors = refit(cache)
     while the rounds last:
         found = merge(hardest(..., detectors, cache.ids, ...) of every shard)
-        if not len(found): break             the detectors are the SVMs on all negatives
-        cache = cache.evict(detectors).add(found)
+        if not len(found.samples): break     the detectors are the SVMs on all negatives
+        cache = cache.evict(detectors).add(found.samples)
         detectors = refit(cache, start=detectors)
 
 The loss is the squared hinge (the paper names none), so a negative costs something exactly if its
@@ -27,7 +27,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -45,6 +45,7 @@ NORM = 20.0
 POSITIVE = 2.0  # weight of a positive
 BIAS = 10.0  # value of the constant feature that makes the intercept
 MOST = 100_000  # mined samples of a cache: 0.46 GB of conv5 as stored (not in the paper)
+_ROWS = 4096  # samples at a time, of what needs no more
 HARD, EASY = -1.0, -1.2  # a negative above the first costs; one below the second is evicted
 
 
@@ -70,6 +71,19 @@ class Samples:
     def at(self, rows: npt.NDArray[Any]) -> Samples:
         """Those rows alone."""
         return Samples(*(array[rows] for array in vars(self).values()))
+
+
+class Found(NamedTuple):
+    """What one pass over a shard, or over all of them, has found.
+
+    Attributes:
+        samples: the hardest.
+        violations: (K,) int64, all negatives outside the cache that score above -1, the hardest
+            among them.
+    """
+
+    samples: Samples
+    violations: npt.NDArray[np.int64]
 
 
 def join(parts: Iterable[Samples]) -> Samples:
@@ -114,7 +128,7 @@ def hardest(
     device: str = "cpu",
     *,
     features: bool = True,
-) -> Samples:
+) -> Found:
     """The ``most`` negatives of highest score above -1 of every keypoint that are not yet held.
 
     Args:
@@ -130,13 +144,16 @@ def hardest(
     free = np.flatnonzero(~np.isin(ids, held))
     kept = free[_top(ids[free], rows[free], found[free], most)]
     seen = grids if features else grids[..., :0]
-    return Samples(ids[kept], blocks(seen, kept, detectors.block), rows[kept], found[kept])
+    samples = Samples(ids[kept], blocks(seen, kept, detectors.block), rows[kept], found[kept])
+    return Found(samples, ((rows[free] == -1) & (found[free] > HARD)).sum(axis=0))
 
 
-def merge(parts: Iterable[Samples], most: int) -> Samples:
-    """The ``most`` hardest of every keypoint among those of all shards."""
-    found = join(parts)
-    return found.at(_top(found.ids, found.labels, found.scores, most))
+def merge(parts: Iterable[Found], most: int) -> Found:
+    """The ``most`` hardest of every keypoint among those of all shards, and all violations."""
+    every = list(parts)
+    found = join(each.samples for each in every)
+    hardest_of_all = found.at(_top(found.ids, found.labels, found.scores, most))
+    return Found(hardest_of_all, np.sum([each.violations for each in every], axis=0))
 
 
 def _by_position(labels: Labels, instances: Sequence[int]) -> tuple[Labels, Ids]:
@@ -226,7 +243,11 @@ def feature_scale(samples: Samples) -> float:
     Raises:
         ValueError: all of them are zero, or one is not finite.
     """
-    norm = float(np.linalg.norm(samples.features.astype(np.float32), axis=1).mean())
+    norms = [
+        np.linalg.norm(samples.features[start : start + _ROWS].astype(np.float32), axis=1)
+        for start in range(0, len(samples), _ROWS)  # a whole copy would double the memory
+    ]
+    norm = float(np.concatenate(norms).mean()) if norms else 0.0
     if not (np.isfinite(norm) and norm > 0):
         raise ValueError(f"features must be finite and not all zero, got a mean norm of {norm}")
     return NORM / norm
@@ -260,7 +281,11 @@ def refit(
     """
     parts = (cache.first, cache.mined)
     known = np.concatenate([part.labels for part in parts])
-    features = np.concatenate([_scaled(part.features, scale) for part in parts])
+    features = np.empty((len(known), cache.first.features.shape[1]), np.float32)
+    start_row = 0
+    for part in parts:  # straight into place: at full size there is no room for another copy
+        np.multiply(part.features, np.float32(scale), out=features[start_row:][: len(part)])
+        start_row += len(part)
     linear = svm.train(
         features,
         np.where(known == 1, 1, -1),

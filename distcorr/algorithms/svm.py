@@ -20,7 +20,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from distcorr.algorithms._svm import Problem, minimise
+from distcorr.algorithms._svm import minimise
+from distcorr.algorithms._svm_problem import Problem
 from distcorr.types import FloatArray
 
 Floats = npt.NDArray[np.float64]
@@ -43,7 +44,7 @@ class Linear:
         gap: (K,) the objective is at most this above the optimum (duality gap in float64; an
             estimate where the intercept is not regularised).
         gradient: (K,) norm of the gradient, in units of that at w = 0, b = 0.
-        iterations: (K,) Newton steps.
+        iterations: (K,) Newton steps over all samples.
     """
 
     coef: Floats

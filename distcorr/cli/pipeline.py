@@ -146,7 +146,8 @@ def _export(run: Run) -> None:
     from distcorr.stages.export import export
 
     names = export(run)
-    terminal().say(f"detectors  {len(names)} files in {run}/detectors")
+    what = f"{len(names)} files in {run}/detectors" if names else "none kept of a control"
+    terminal().say(f"detectors  {what}")
 
 
 def _announce_changes(context: Context, shown: Terminal) -> None:

@@ -95,7 +95,10 @@ def predict_command(
     chosen = by.eta if eta is None else eta
     found = locate.locate_keypoints(absolute(image), around, portable, by, config, chosen, refine)
     document = _document(found, portable, by, chosen, refine) | {"file": image, "picture": out}
-    caption = f"{portable.category} by {by.feature.layer}, eta {chosen:g}"
+    control = portable.origin.get("detect", {}).get("control", "none")
+    mark = f"CONTROL ({control}): " if control != "none" else ""
+    caption = f"{mark}{portable.category} by {by.feature.layer}, eta {chosen:g}"
+    document["control"] = control
     kind = os.path.splitext(name)[1][1:].lower()
     folder.write(name, draw(found.view, portable.names, found.points, found.scores, caption, kind))
     if as_json:
@@ -104,7 +107,7 @@ def predict_command(
     rows = ({k: _short(v) for k, v in each.items()} for each in document["keypoints"])
     print_rows([{k: each[k] for k in ("keypoint", "x", "y", "score")} for each in rows])
     shown = terminal(quiet)
-    shown.say(f"feature  {found.label}, prior of weight {chosen:g}")
+    shown.say(f"feature  {mark}{found.label}, prior of weight {chosen:g}")
     shown.say(f"trained  on {document['trained_on']} objects; {portable.origin.get('data', '')}")
     if document["pck"] is not None:  # of this very eta
         shown.say(f"trust    PCK@0.1 of {document['pck']:.1%} on the run's validation objects")

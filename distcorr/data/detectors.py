@@ -42,8 +42,8 @@ class State:
         mined: ids of the hard negatives in it.
         full: whether any were left out for the size of the cache.
         ended: nothing more is to be found; unless ``full`` these are the SVMs on all negatives.
-        found: per round of mining, per keypoint, how many of the negatives that were found for any
-            keypoint of the category cost this one something.
+        found: per round of mining, per keypoint, how many negatives outside the cache cost
+            something before it; of them the hardest were taken in.
         sizes: samples in the cache after each round, the first one's first.
         broken: rows of the training instances whose features are not finite.
         notes: what a reader must know.
@@ -169,6 +169,7 @@ class Detected:
             self.names[category], self.etas = tuple(facts["names"]), tuple(facts["etas"])
             self.variants = [(eta, refined) for eta, refined in facts["variants"]]
             notes += facts["notes"]
+        self._tables: dict[str, pa.Table] = {}
         self._others = {*stage.parts("maps"), *stage.parts("unmined")}
         self.notes: list[str] = list(dict.fromkeys(notes))
         self.pairs: list[tuple[str, str]] = list(self._parts)
@@ -338,14 +339,18 @@ class Detected:
                 f"Nothing was mined for {layer} in {category}.", "set detect.rounds above 0"
             )
         if (eta, refined) not in self.variants:
+            more = " and detect.refine" if refined else ""
             raise DistcorrError(
                 f"eta must be one that was tried, got {eta:g}{', refined' if refined else ''}.",
-                f"tried: {', '.join(f'{e:g}' for e, r in self.variants if r == refined)}; others "
-                "with --set detect.etas=[...] and detect.refine",
+                f"tried: {', '.join(f'{e:g}' for e, r in self.variants if r == refined)}; "
+                "evaluation.eta=-1 chooses one of them; others by distcorr detect --set "
+                f"detect.etas=[...]{more}, which mines nothing anew",
             )
         index = self.variants.index((eta, refined))
         names = [f"{kind}/{part}" for part in parts]
-        table = pa.concat_tables(list(self._stage.folder.iter_tables(names)))
+        new = [name for name in names if name not in self._tables]  # each is read once
+        self._tables |= dict(zip(new, self._stage.folder.iter_tables(new), strict=True))
+        table = pa.concat_tables([self._tables[name] for name in names])
         columns = {name: table[name] for name in (*_COLUMNS, "fold")}
         for name in ("x", "y"):
             values = columns[name].combine_chunks().flatten().to_numpy()

@@ -116,7 +116,7 @@ def table4(made: Opened) -> tuple[Rows, list[str], pa.Table]:
         for row in counting.rows("table4-gain", f"{one} minus {other}", category, gain, config)
     ]
     rows += _keypoints(found, config)
-    notes = [settings(made), *made.detected.notes, *_left_out(made)]
+    notes = [settings(made), *made.detected.notes, *_left_out(made), *_unended(made)]
     return rows, [*notes, *_lacking(made.detected), *_unpredicted(found)], found
 
 
@@ -288,10 +288,30 @@ def _ends(etas: list[float]) -> list[str]:
 
 
 def _left_out(made: Opened) -> list[str]:
-    dead = {letter.id for letter in made.stage.dead_letters()}
+    dead = {letter.id.rpartition(" (")[0] for letter in made.stage.dead_letters()}
     if not dead:
         return []
     return [f"{len(dead)} instances have features that are not finite: neither learnt nor found."]
+
+
+def _unended(made: Opened) -> list[str]:
+    """Layers whose mining its limits ended, and what it had not looked at by then."""
+    notes, rounds = [], made.trained["rounds"]
+    for layer in made.detected.layers if rounds else ():
+        pairs = [pair for pair in made.detected.pairs if pair[0] == layer]
+        states = [made.detected.model(*pair)[1] for pair in pairs]
+        open_ = [state for state in states if state.found and not state.ended]
+        if open_:
+            last = sum(sum(state.found[-1]) for state in open_)
+            notes.append(
+                f"{layer}: mining ended at its limit of {rounds} rounds in {len(open_)} of "
+                f"{len(states)} categories; before the last, {last} negatives outside the caches "
+                "were above the margin."
+            )
+        full = [category for (_, category), state in zip(pairs, states, strict=True) if state.full]
+        if full:
+            notes.append(f"{layer}: detect.cache was full in {', '.join(full)}.")
+    return notes
 
 
 def _lacking(detected: Detected) -> list[str]:

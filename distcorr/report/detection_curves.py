@@ -59,8 +59,9 @@ def mining_rows(made: Opened) -> Rows:
     """``mining``: what each round of it found for the detectors of all training instances.
 
     Returns:
-        rows with table, layer, category, round, found (negatives above the margin, over all
-        keypoints; None in round 0, the random ones) and cache (samples that are then trained on).
+        rows with table, layer, category, round, found (negatives outside the cache that are above
+        the margin before the round, over all keypoints; None in round 0, the random ones) and
+        cache (samples that are then trained on).
     """
     rows: Rows = []
     for layer, category in made.detected.pairs:
@@ -153,7 +154,7 @@ def figure_mining(run: Run, evaluation: EvaluationConfig | None = None) -> list[
         means = np.mean(curves, axis=0)
         axis.plot(rounds, means, "o-", color=colour, linewidth=2, markersize=4, label=layer)
     rounds = sorted({row["round"] for row in rows})
-    axis.set(xlabel="round of mining", ylabel="negatives found above the margin", xticks=rounds)
+    axis.set(xlabel="round of mining", ylabel="negatives above the margin", xticks=rounds)
     axis.set_ylim(bottom=0)
     _finish(axis)
     title = _titled(made, "mean over categories (faint: each category)")

@@ -16,7 +16,7 @@ import copy
 import itertools
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -52,7 +52,7 @@ from distcorr.stages.pipeline import (
 from distcorr.stages.streamed import Photographs, wanted
 from distcorr.types import Geometry, Instance
 
-VERSION = 1
+VERSION = 2
 NAME = "detect"
 
 
@@ -66,6 +66,7 @@ class _Job:
     store: FeatureStore
     stage: StageFolder
     folder: Folder  # of the photographs
+    rounds: Folder  # of mining
     tables: dict[str, str]  # layer -> its feature table; "": made from photographs
     plan: list[Shard] = field(default_factory=list)
     objects: dict[tuple[str, str], tuple[Objects, Objects]] = field(default_factory=dict)
@@ -109,8 +110,9 @@ def _prepare(context: Context) -> _Job:
     features = required("build-db", NAME, context.run)
     config, store = context.config, FeatureStore(features)
     stage = context.run.stage(NAME, stage_key(NAME, VERSION, context))
+    _require_tried(config)
     folder = Folder(store.root) if store.root else context.run.folder / "toy"
-    job = _Job(store, stage, folder, detected(store, config))
+    job = _Job(store, stage, folder, _rounds(context), detected(store, config))
     for layer, table in job.tables.items():
         if table.startswith("grids/"):
             what = f"{layer} looks at boxes of its network's own size, not 500 px"
@@ -144,6 +146,18 @@ def _prepare(context: Context) -> _Job:
     return job
 
 
+def _rounds(context: Context) -> Folder:
+    """Where rounds of mining are kept: a place of their own for whatever changes them.
+
+    So more rounds go on where fewer ended, and another prior needs no training.
+    """
+    same = DetectConfig()
+    others = {key: getattr(same, key) for key in ("rounds", "etas", "sigma", "refine", "maps")}
+    mined = replace(context.config, detect=replace(context.config.detect, **others))
+    key = stage_key(NAME, VERSION, replace(context, config=mined))
+    return context.run.folder / f"{NAME}/rounds-{key}"
+
+
 def _rare(category: str, names: Sequence[str], train: Objects, few: int) -> list[str]:
     """Keypoints that so few instances show that some fold may have none to learn from."""
     shown = np.isfinite(train.keypoints).all(axis=2).sum(axis=0)
@@ -151,6 +165,17 @@ def _rare(category: str, names: Sequence[str], train: Objects, few: int) -> list
     if not rare:
         return []
     return [f"{category}: fewer than {few} training instances show {', '.join(rare)}."]
+
+
+def _require_tried(config: Config) -> None:
+    """DistcorrError if the report is to use a weight of the prior that is not tried."""
+    eta, tried = config.evaluation.eta, {eta for eta, _ in predict.variants(config.detect)}
+    if eta != -1 and eta not in tried:
+        raise DistcorrError(
+            f"evaluation.eta must be one of detect.etas, got {eta:g}.",
+            f"tried: {', '.join(f'{each:g}' for each in sorted(tried))}; -1 chooses one by "
+            "cross-validation",
+        )
 
 
 def _folds(members: Sequence[Instance], config: Config) -> list[int]:
@@ -202,6 +227,7 @@ class _Mining:
         work = Work(
             *(layer, category, table, prior, geometry, names, train, val, learnt),
             Photographs(self.job.folder, checksums),
+            self.config.absent,
         )
         return work if self.config.control == "none" else work.shuffled(self.seed)
 
@@ -213,12 +239,15 @@ class _Mining:
             if waiting:
                 which = f"round {number} of {self.config.rounds}" if number else "random negatives"
                 self.say(f"{NAME:<10} {self.layer}: {which}, {waiting} shards train")
-            found: dict[int, mining.Samples] = {}
+            found: dict[int, mining.Found] = {}
             if number:
                 yield from self._find(number, found)
             yield from self._fit(number, found)
         arguments = (
-            (shard, (self.store, self.work[shard.items[0]], self.job.stage, shard))
+            (
+                shard,
+                (self.store, self.work[shard.items[0]], self.job.stage, self.job.rounds, shard),
+            )
             for shard in list(self.alive.values())
         )
         rest = ((s, (*a, self.states[s.index], self.config, self.device)) for s, a in arguments)
@@ -226,8 +255,8 @@ class _Mining:
 
     def _resume(self) -> Iterator[Outcome[Shard, Any]]:
         """Take up what an earlier run has left of its rounds."""
-        folder = self.job.stage.folder
-        there = {f"rounds/{name}" for name in folder.sizes("rounds")}
+        folder = self.job.rounds
+        there = folder.sizes()
         for shard in list(self.alive.values()):
             names = [mine.round_file(shard, n) for n in range(self.config.rounds + 1)]
             left = [name for name in names if name in there]
@@ -245,7 +274,7 @@ class _Mining:
                 waiting[shard.items[0]].append(shard)
         return waiting
 
-    def _find(self, number: int, found: dict[int, mining.Samples]) -> Iterator[Outcome[Shard, Any]]:
+    def _find(self, number: int, found: dict[int, mining.Found]) -> Iterator[Outcome[Shard, Any]]:
         """The hardest negatives of every waiting shard, into ``found``."""
         waiting, most = self._waiting(number), self.config.hardest
 
@@ -264,17 +293,17 @@ class _Mining:
                 for shard in waiting[outcome.item]:
                     yield from self._settle(Outcome(shard, None, outcome.error, outcome.details))
             # Merged as they come: what waits here is the hardest so far, not all that was found.
-            for index, samples in (outcome.result or {}).items():
-                parts = [found[index], samples] if index in found else [samples]
+            for index, more in (outcome.result or {}).items():
+                parts = [found[index], more] if index in found else [more]
                 found[index] = mining.merge(parts, most)
 
-    def _fit(self, number: int, found: dict[int, mining.Samples]) -> Iterator[Outcome[Shard, Any]]:
+    def _fit(self, number: int, found: dict[int, mining.Found]) -> Iterator[Outcome[Shard, Any]]:
         """Train every waiting shard."""
         arguments = (
             (
                 shard,
                 (
-                    *(self.store, self.work[category], self.job.stage, shard),
+                    *(self.store, self.work[category], self.job.rounds, shard),
                     *(self.states.get(shard.index), found.get(shard.index)),
                     *(self.config, self.seed, self.device),
                 ),

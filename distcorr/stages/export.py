@@ -45,16 +45,23 @@ def export(run: Run, evaluation: EvaluationConfig | None = None) -> list[str]:
         evaluation: says which eta the files name; the run's own if not given.
 
     Returns:
-        The files' names.
+        The files' names; none of a control. Those of categories that are gone are deleted.
 
     Raises:
         DistcorrError: ``detect`` is unfinished or damaged, that eta was not tried, or the folder
             cannot be written.
     """
-    made, names = _Finished(run, evaluation), []
+    made = _Finished(run, evaluation)
+    names: list[str] = []
+    if made.config.detect.control != "none":
+        return names  # nobody is to find keypoints by a control
     for category in made.detected.categories:
-        run.folder.write(name := file_of(category), to_bytes(made.portable(category)))
-        names.append(name)
+        names.append(name := file_of(category))
+        if not made.kept(category):
+            run.folder.write(name, to_bytes(made.portable(category)))
+    for old in run.folder.sizes(FOLDER):
+        if old.endswith(".npz") and f"{FOLDER}/{old}" not in names:
+            run.folder.delete(f"{FOLDER}/{old}")
     return names
 
 
@@ -81,16 +88,11 @@ def of_category(run: Run, category: str) -> Portable:
     """A category's detectors: from the run's file if that is up to date, else from its tables.
 
     Raises:
-        DistcorrError: as ``of_run``; or the file is damaged.
+        DistcorrError: as ``of_run``.
     """
     made = _Finished(run, None)
     made.require(category)
-    name = file_of(category)
-    if run.folder.exists(name):
-        found = from_bytes(run.folder.read(name), f"{run}/{name}")
-        if found.category == category and found.origin.get("made_from") == made.identity:
-            return found
-    return made.portable(category)
+    return made.kept(category) or made.portable(category)
 
 
 def file_of(category: str) -> str:
@@ -102,14 +104,21 @@ class _Finished:
     """A finished ``detect`` and what it was made from."""
 
     def __init__(self, run: Run, evaluation: EvaluationConfig | None) -> None:
-        self.stage = required("detect", "predict", run)
+        self.run, self.stage = run, required("detect", "predict", run)
         self.features = required("build-db", "predict", run)
         config = run.config()
         assert config is not None  # stages save it before they begin
         # Its own settings: those of the run may have changed since.
         settings = run.manifest()["stages"]["detect"]["detect"]
         made_with: Any = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}
-        self.config: Config = replace(config, detect=DetectConfig(**made_with))
+        try:
+            self.config: Config = replace(config, detect=DetectConfig(**made_with))
+        except TypeError as error:
+            raise DistcorrError(
+                f"The detectors of {run} were made by another version of distcorr ({error}).",
+                f"distcorr detect -r {run}   makes them anew",
+                MISSING,
+            ) from error
         self.evaluation = evaluation or config.evaluation
         self.store = FeatureStore(self.features)
         self.detected = Detected(self.stage)
@@ -122,9 +131,26 @@ class _Finished:
         e = self.evaluation
         return [distcorr.__version__, *self.stage.identity(), e.eta, e.choose, e.inclusive]
 
+    def kept(self, category: str) -> Portable | None:
+        """The run's file of a category, if it is there, whole and up to date."""
+        name = file_of(category)
+        if not self.run.folder.exists(name):
+            return None
+        try:
+            found = from_bytes(self.run.folder.read(name), f"{self.run}/{name}")
+        except DistcorrError:  # damaged: the run's tables have all that it had
+            return None
+        same = found.category == category and found.origin.get("made_from") == self.identity
+        return found if same else None
+
     def require(self, category: str) -> None:
         """DistcorrError if the run has no detectors of the category."""
         known = self.detected.categories
+        if not category:
+            raise DistcorrError(
+                "predict needs the category of the object.",
+                f"the run has {', '.join(known) or 'none'}: --category {(*known, 'NAME')[0]}",
+            )
         if category not in known:
             raise DistcorrError(
                 "The category must be one that the run has detectors of, got "

@@ -136,7 +136,10 @@ def wishes(config: Config, weights: Weights | None, device: str = "cpu") -> Wish
 
 
 def dense_sift(config: Config, layer: str) -> Wanted:
-    """Dense SIFT on boxes of 500 px (section 5), which needs no network; boxes as they are."""
+    """Dense SIFT on squares of 500 px (section 5), which needs no network.
+
+    What of the photograph the square shows is not part of it: boxes may have context around them.
+    """
     config = replace(config, features=replace(config.features, context=0))
     return _wanted("grids500", layer, Sources(Sift()), LARGE, config, "")
 

@@ -15,13 +15,14 @@ from typing import Any
 import numpy as np
 
 from distcorr.algorithms import mining, svm, windows
-from distcorr.algorithms.mining import Cache, Samples
+from distcorr.algorithms.mining import Cache, Found, Samples
 from distcorr.algorithms.windows import Detectors
 from distcorr.config import DetectConfig
 from distcorr.data.classified import VALIDATION
 from distcorr.data.detectors import Ids, State
 from distcorr.data.features import FeatureStore
-from distcorr.data.run import Shard, StageFolder
+from distcorr.data.run import Shard
+from distcorr.data.storage import Folder
 from distcorr.data.store import HalfArray
 from distcorr.errors import MISSING, DistcorrError
 from distcorr.stages.objects import Work, chunks, float32_products
@@ -36,7 +37,7 @@ def find(
     stop: int,
     most: int,
     device: str = "cpu",
-) -> dict[int, Samples]:
+) -> dict[int, Found]:
     """The hardest negatives of the training instances ``start`` to ``stop``, without features.
 
     Args:
@@ -53,7 +54,7 @@ def find(
     """
     float32_products()
     rows, grids = work.read(store, work.train, np.arange(start, stop))
-    found: dict[int, Samples] = {}
+    found: dict[int, Found] = {}
     if not len(rows):
         return found
     labels = work.labels(rows)
@@ -72,10 +73,10 @@ def find(
 def fit(
     store: FeatureStore,
     work: Work,
-    stage: StageFolder,
+    rounds: Folder,
     shard: Shard,
     state: State | None,
-    found: Samples | None,
+    found: Found | None,
     config: DetectConfig,
     seed: int,
     device: str = "cpu",
@@ -89,7 +90,7 @@ def fit(
     """
     if state is None:
         state = _begin(store, work, int(shard.items[1]), config, seed, device)
-    elif found is None or not len(found):
+    elif found is None or not len(found.samples):
         nothing = (0,) * len(work.names)
         state = replace(
             state,
@@ -100,13 +101,13 @@ def fit(
         )
     else:
         state = _go_on(store, work, state, found, config, seed, device)
-    state.save(stage.folder, round_file(shard, state.round))
+    state.save(rounds, round_file(shard, state.round))
     return state
 
 
 def round_file(shard: Shard, number: int) -> str:
     """Name of what a round leaves; other input has other names."""
-    return f"rounds/{shard.inputs}-{number}.parquet"
+    return f"{shard.inputs}-{number}.parquet"
 
 
 def _begin(
@@ -170,20 +171,19 @@ def _go_on(
     store: FeatureStore,
     work: Work,
     state: State,
-    found: Samples,
+    found: Found,
     config: DetectConfig,
     seed: int,
     device: str,
 ) -> State:
-    samples, _ = _gather(store, work, np.concatenate([state.first, state.mined, found.ids]))
+    samples, _ = _gather(store, work, np.concatenate([state.first, state.mined, found.samples.ids]))
     samples = _without(samples, np.isneginf(state.detectors.linear.intercept))
-    ends = np.cumsum([0, len(state.first), len(state.mined), len(found)])
+    ends = np.cumsum([0, len(state.first), len(state.mined), len(found.samples)])
     first, mined, new = (  # slices, not rows: views of what was read
         Samples(*(array[a:b] for array in vars(samples).values()))
         for a, b in itertools.pairwise(ends)
     )
     cache = Cache(first, mined, config.cache, seed, state.full).evict(state.detectors).add(new)
-    hard = (found.labels == -1) & (found.scores > mining.HARD)
     detectors = _refit(cache, work, state.detectors.scale, config, state.detectors, device)
     return replace(
         state,
@@ -191,7 +191,7 @@ def _go_on(
         detectors=detectors,
         mined=cache.mined.ids,
         full=cache.full,
-        found=(*state.found, tuple(hard.sum(axis=0).tolist())),
+        found=(*state.found, tuple(found.violations.tolist())),
         sizes=(*state.sizes, len(cache.ids)),
     )
 

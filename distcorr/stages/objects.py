@@ -21,6 +21,7 @@ from distcorr.data.features import FeatureStore
 from distcorr.data.run import DeadLetter
 from distcorr.data.store import HalfArray
 from distcorr.stages import streamed
+from distcorr.stages.features import LARGE
 from distcorr.stages.streamed import Photographs, can_stream
 from distcorr.types import BoolArray, Box, Geometry, Instance
 
@@ -127,6 +128,8 @@ class Work:
         val: instances to predict.
         learnt: (n, K, 2) px in the squares of ``train``: what is to be learnt.
         photographs: that the instances are in.
+        absent: what the positions of instances are that do not show a keypoint: "ignore" or
+            "negative".
     """
 
     layer: str
@@ -139,6 +142,7 @@ class Work:
     val: Objects
     learnt: Doubles
     photographs: Photographs
+    absent: str = "ignore"
 
     @property
     def block(self) -> int:
@@ -149,7 +153,8 @@ class Work:
     def rule(self) -> Rule:
         """What is a positive, and what a negative."""
         if is_sift(self.layer):
-            return windows.SIFT_RULE
+            px, rule = self.geometry.input_size / LARGE, windows.SIFT_RULE
+            return replace(rule, within=rule.within * px, beyond=rule.beyond * px)
         return windows.field_rule(self.geometry, self.block)
 
     @property
@@ -159,7 +164,8 @@ class Work:
 
     def labels(self, rows: npt.NDArray[Any]) -> Labels:
         """(n, K, rows, cols) of some training instances."""
-        return windows.labels(self.learnt[rows], self.centres, self.rule)
+        absent = -1 if self.absent == "negative" else 0
+        return windows.labels(self.learnt[rows], self.centres, self.rule, absent=absent)
 
     def read(
         self, store: FeatureStore, objects: Objects, rows: npt.NDArray[Any]

@@ -16,6 +16,7 @@ from distcorr.data.classified import VALIDATION
 from distcorr.data.detectors import State, metadata
 from distcorr.data.features import FeatureStore
 from distcorr.data.run import DeadLetter, Shard, StageFolder
+from distcorr.data.storage import Folder
 from distcorr.stages.features import LARGE
 from distcorr.stages.mine import round_file
 from distcorr.stages.objects import (
@@ -40,6 +41,7 @@ def predict(
     store: FeatureStore,
     work: Work,
     stage: StageFolder,
+    rounds: Folder,
     shard: Shard,
     state: State,
     config: DetectConfig,
@@ -51,8 +53,8 @@ def predict(
     learning = work.train.fold != fold
     held = work.val if fold == VALIDATION else work.train.at(np.flatnonzero(~learning))
     detectors = {"predictions": state.detectors}
-    if fold == VALIDATION and state.round:  # what mining is worth
-        detectors["unmined"] = State.load(folder, round_file(shard, 0)).detectors
+    if fold == VALIDATION and config.rounds:  # what mining is worth
+        detectors["unmined"] = State.load(rounds, round_file(shard, 0)).detectors
     shown = config.maps if fold == VALIDATION else 0
     means = _means(store, work, held, np.flatnonzero(learning))
     found = _find(store, work, held, detectors, means, shown, config, device)
@@ -157,7 +159,10 @@ def _means(store: FeatureStore, work: Work, held: Objects, learning: Rows) -> Do
     learnt, base = read_finite(store, work.prior, work.train, learning)
     rows, queries = read_finite(store, work.prior, held, readable)
     flat = [v.reshape(len(v), -1).astype(np.float32) for v in (base, queries)]
-    out[rows] = detection.neighbour_keypoints(flat[0], work.learnt[learnt], flat[1])
+    # A photograph may be in both splits: it says nothing about itself, as in section 3.
+    images = np.array(work.train.images)[learnt]
+    own = [np.flatnonzero(images == held.images[row]) for row in rows]
+    out[rows] = detection.neighbour_keypoints(flat[0], work.learnt[learnt], flat[1], own)
     return out
 
 

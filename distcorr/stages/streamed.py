@@ -1,7 +1,7 @@
 """Dense SIFT of boxes, made when it is needed: 3,600 descriptors of every box (section 5).
 
-They take a megabyte a box and some milliseconds, less than it takes to read them from a store, so
-that keeping them would cost disk and save nothing.
+They take a megabyte a box, and ten milliseconds with reading the photograph. Every round makes them
+anew; who would rather have the disk full names them in ``features.grids500``.
 """
 
 from __future__ import annotations

@@ -58,7 +58,7 @@ def mined(grids, labels, shards=1, most=40, rounds=100, c=0.05, tolerance=1e-7, 
     detectors = mining.refit(cache, **settings, tolerance=tolerance)
     found = cache.first
     for _ in range(rounds):
-        found = mining.merge(
+        found, _ = mining.merge(
             (
                 mining.hardest(grids[i], labels[i], i, detectors, cache.ids, most)
                 for i in parts_of(len(grids), shards)
@@ -153,7 +153,7 @@ def test_the_hardest_are_found_by_brute_force():
     grids, labels = drawn(noise=2.0)
     cache, detectors, _ = mined(grids, labels, rounds=0)
     most = 9
-    found = mining.hardest(grids, labels, range(20), detectors, cache.ids, most)
+    found, violations = mining.hardest(grids, labels, range(20), detectors, cache.ids, most)
     features, known = everything(grids, labels, detectors.scale)
     scores = features @ detectors.linear.coef.T + detectors.linear.intercept
     expected = set()
@@ -161,9 +161,10 @@ def test_the_hardest_are_found_by_brute_force():
         hard = [i for i in range(len(known)) if known[i, k] == -1 and scores[i, k] > -1]
         hard = sorted(set(hard) - set(cache.ids.tolist()), key=lambda i: -scores[i, k])
         expected |= set(hard[:most])
+        assert violations[k] == len(hard)
     assert found.ids.tolist() == sorted(expected)
     np.testing.assert_allclose(found.scores, scores[found.ids], atol=1e-3)
-    bare = mining.hardest(grids, labels, range(20), detectors, cache.ids, most, features=False)
+    bare, _ = mining.hardest(grids, labels, range(20), detectors, cache.ids, most, features=False)
     assert bare.features.shape == (len(found), 0)
     for name in ("ids", "labels", "scores"):
         assert getattr(bare, name).tobytes() == getattr(found, name).tobytes()
@@ -181,7 +182,9 @@ def test_ties_go_to_the_lower_id_in_any_shards():
     held = np.array([0, 2], np.int64)
     for shards in (1, 2, 6):
         parts = [mining.hardest(grids[i], labels[i], i, flat, held, 4) for i in parts_of(6, shards)]
-        assert mining.merge(parts, 4).ids.tolist() == [1, 3, 4, 5]
+        found, violations = mining.merge(parts, 4)
+        assert found.ids.tolist() == [1, 3, 4, 5]
+        assert violations.tolist() == [6 * 121 - 2]
 
 
 def test_only_the_easy_are_evicted():

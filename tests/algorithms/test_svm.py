@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.svm import LinearSVC
 
-from distcorr.algorithms import _svm, svm
+from distcorr.algorithms import _svm, _svm_newton, _svm_problem, svm
 
 
 @pytest.fixture(autouse=True)
@@ -191,21 +191,154 @@ def test_a_start_in_the_wrong_direction_does_no_harm():
     np.testing.assert_allclose(made.objective, cold.objective, rtol=1e-8)
 
 
-def test_factorising_and_conjugate_gradients_agree(monkeypatch):
-    x, labels = drawn(300, 40, 3, 400.0)
+@pytest.mark.parametrize(("count", "width"), [(300, 40), (60, 90)])  # either Hessian is smaller
+@pytest.mark.parametrize("times", [None, "shared", "each"])
+def test_factorising_and_conjugate_gradients_agree(count, width, times, monkeypatch):
+    x, labels = drawn(count, width, 3, 400.0)
+    x[:, 0], x[:, 1], x[:, 2] = x[:, 3], x[:, 4], 7  # two features twice, one constant
+    drawing = np.random.default_rng(0).integers(0, 3, (count, 3)).astype(float)
+    weights = {None: None, "shared": drawing[:, 0], "each": drawing}[times]
     for scaling in (1.0, None):
-        cold = svm.train(x, labels, 1e-4, intercept_scaling=scaling, tolerance=1e-9)
-        monkeypatch.setattr(_svm, "PATIENCE", 1)
-        direct = svm.train(x, labels, 1e-4, intercept_scaling=scaling, tolerance=1e-9)
-        monkeypatch.undo()
-        np.testing.assert_allclose(direct.objective, cold.objective, rtol=1e-8)
-        assert direct.iterations.max() < 40
+        for c in (1e-7, 1e-4):
+            made = []
+            for patience in (10_000, 0):
+                monkeypatch.setattr(_svm_newton, "PATIENCE", patience)
+                monkeypatch.setattr(
+                    _svm_newton, "_cost", lambda n, _: 1e9 * n.double().clamp(min=1)
+                )
+                made.append(
+                    svm.train(
+                        x,
+                        labels,
+                        c,
+                        intercept_scaling=scaling,
+                        weights=weights,
+                        tolerance=1e-9,
+                    )
+                )
+                monkeypatch.undo()
+            iterated, direct = made
+            np.testing.assert_allclose(direct.objective, iterated.objective, rtol=1e-8)
+            assert direct.iterations.max() < 40
+
+
+@pytest.mark.parametrize("penalised", [True, False])
+@pytest.mark.parametrize(("count", "width"), [(50, 8), (9, 30)])
+def test_every_way_to_a_newton_step_solves_the_system(count, width, penalised, monkeypatch):
+    rng = np.random.default_rng(0)
+    x = torch.from_numpy(rng.normal(size=(count, width)).astype(np.float32))
+    signs = torch.from_numpy(rng.choice([-1, 1], (2, count)).astype(np.float32))
+    cost = torch.from_numpy(rng.random((2, count)) * (rng.random((2, count)) < 0.8))
+    problem = _svm_problem.Problem(x, signs, cost, 1.5, penalised)
+    weights = torch.from_numpy(rng.normal(size=(2, width + 1)))
+    margins = problem.margins(weights, torch.float64)
+    view = problem.view(weights, margins)
+    full = torch.cat([x, torch.full((count, 1), 1.5)], 1).double()
+    diagonal = torch.ones(width + 1).double()
+    diagonal[-1] = float(penalised)
+    expected = torch.empty_like(weights)
+    for k in range(2):
+        active = 2 * cost[k] * (margins[k] < 1)
+        hessian = torch.diag(diagonal) + full.T @ (active[:, None] * full)
+        expected[k] = torch.linalg.solve(hessian, -view.gradient[k])
+    patient, tired, none = 1000, 0, torch.zeros(2).double()
+    for many, patience in ((1000, patient), (1, patient), (1000, tired)):
+        monkeypatch.setattr(_svm_problem, "MANY", many)
+        monkeypatch.setattr(_svm_problem, "DENSE", 0)
+        monkeypatch.setattr(_svm_newton, "FORCING", 1e-6)
+        monkeypatch.setattr(_svm_newton, "PATIENCE", patience)
+        monkeypatch.setattr(_svm_newton, "_patience", lambda n, _, p=patience: 0 * n.double() + p)
+        hard = torch.zeros(2, dtype=torch.bool)
+        found = _svm_newton.newton_step(problem, weights, view, none, hard)
+        assert (found - expected).norm() <= (1e-9 if patience == tired else 1e-4) * expected.norm()
+        assert hard.all() == (patience == tired)
+
+
+@pytest.mark.parametrize("penalised", [True, False])
+def test_without_active_rows_the_step_goes_to_zero(penalised):
+    problem = _svm_problem.Problem(
+        torch.ones(4, 2), torch.ones(1, 4), torch.ones(1, 4).double(), 1.0, penalised
+    )
+    weights = torch.tensor([[2.0, 1.0, 3.0]]).double()
+    view = problem.view(weights, problem.margins(weights, torch.float64))
+    hard = torch.zeros(1, dtype=torch.bool)
+    found = _svm_newton.newton_step(problem, weights, view, torch.zeros(1).double(), hard)
+    np.testing.assert_allclose(found, [[-2.0, -1.0, -3.0 if penalised else 0.0]], rtol=1e-6)
+
+
+def test_a_sample_moves_only_the_start(monkeypatch):
+    x, labels = drawn(1300, 40, 3, 400.0)
+    cases = (
+        {},
+        {"intercept_scaling": None},
+        {"weights": np.arange(1300) % 3},
+        {"weights": 1.0 * (np.arange(3900).reshape(1300, 3) % 4 > 0)},
+        {
+            "weights": 1.0 * (np.arange(1300) * _svm.GOLDEN % 1 >= 1 / _svm.SAMPLE)
+        },  # all drawn are 0
+    )
+    for options in cases:
+        for c in (1e-9, 1e-6, 1e-3):
+            few = svm.train(x, labels, c, tolerance=1e-9, **options)
+            monkeypatch.setattr(_svm, "SAMPLE", 10**9)
+            cold = svm.train(x, labels, c, tolerance=1e-9, **options)
+            monkeypatch.undo()
+            np.testing.assert_allclose(few.objective, cold.objective, rtol=1e-8)
+            np.testing.assert_allclose(few.gradient, cold.gradient, atol=1e-3)
+
+
+def test_a_sample_has_no_period():
+    rows = _svm._spread(10_000, torch.device("cpu")).numpy()
+    assert len(rows) == pytest.approx(10_000 / _svm.SAMPLE, abs=2)
+    assert np.diff(rows).max() <= 2 * _svm.SAMPLE
+    for period in range(2, 40):
+        met = np.bincount(rows % period, minlength=period)
+        assert met.max() <= 3 * met.min()
+
+
+def test_derivatives_along_a_line_are_those_of_torch():
+    rng = np.random.default_rng(0)
+    margins, change = (torch.from_numpy(rng.normal(size=(4, 70))) for _ in range(2))
+    t, which = torch.from_numpy(rng.random(4)), torch.tensor([True, False, True, True])
+    for rows in (1, 4):
+        cost = torch.from_numpy(rng.random((rows, 70)))
+        problem = _svm_problem.Problem(torch.zeros(70, 3), torch.ones(4, 70), cost, 1.0, True)
+        at = t.clone().requires_grad_()
+        loss = (cost * (1 - margins - at[:, None] * change).clamp(min=0).square()).sum(1)
+        (first,) = torch.autograd.grad(loss.sum(), at, create_graph=True)
+        (second,) = torch.autograd.grad(first.sum(), at)
+        found = problem.slopes(margins, change, t, which)
+        expected = torch.stack([first.detach(), second]) * which
+        np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_a_view_and_the_steepness_are_those_of_torch(rows):
+    rng = np.random.default_rng(1)
+    x = torch.from_numpy(rng.normal(size=(70, 5)).astype(np.float32))
+    signs = torch.from_numpy(rng.choice([-1, 1], (3, 70)).astype(np.float32))
+    cost = torch.from_numpy(rng.random((rows, 70)) * (rng.random((rows, 70)) < 0.7))
+    full = torch.cat([x, torch.full((70, 1), 1.5)], 1).double()
+    for penalised in (True, False):
+        problem = _svm_problem.Problem(x, signs, cost, 1.5, penalised)
+        diagonal = torch.tensor([1.0] * 5 + [float(penalised)]).double()
+        for weights in (torch.zeros(3, 6), torch.from_numpy(rng.normal(size=(3, 6)))):
+            w = weights.double().requires_grad_()
+            f = 0.5 * (diagonal * w**2).sum(1)
+            f = f + (cost * (1 - signs * (w @ full.T)).clamp(min=0).square()).sum(1)
+            (slope,) = torch.autograd.grad(f.sum(), w)
+            view = problem.view(w.detach(), problem.margins(w.detach(), torch.float64))
+            np.testing.assert_allclose(view.objective, f.detach(), rtol=1e-12)
+            np.testing.assert_allclose(view.gain, cost.sum(1) - f.detach(), atol=1e-12)
+            np.testing.assert_allclose(view.gradient, slope, atol=1e-12)
+            if not weights.any():
+                np.testing.assert_allclose(problem.steepness(), slope.norm(dim=1), rtol=1e-6)
 
 
 @pytest.mark.parametrize("many", [1, 1000])
 def test_products_are_exact_in_numba_and_in_blas(many, monkeypatch):
-    monkeypatch.setattr(_svm, "MANY", many)
-    monkeypatch.setattr(_svm, "DENSE", 0)
+    monkeypatch.setattr(_svm_problem, "MANY", many)
+    monkeypatch.setattr(_svm_problem, "DENSE", 0)
     rng = np.random.default_rng(0)
     for count, width, k in ((1, 1, 1), (5, 3, 2), (1500, 70, 3), (70, 2304, 5)):
         x = torch.from_numpy(rng.normal(size=(count, width)).astype(np.float32))
@@ -215,28 +348,39 @@ def test_products_are_exact_in_numba_and_in_blas(many, monkeypatch):
         full = torch.cat([x, torch.full((count, 1), 1.5)], 1).double()
         for dtype, near in ((torch.float32, 1e-5), (torch.float64, 1e-12)):
             expected = w[:, :-1].double() @ x.double().T
-            found = _svm._forward(x, w[:, :-1].to(dtype))
+            found = _svm_problem.forward(x, w[:, :-1].to(dtype))
             assert (found - expected).abs().max() <= near * expected.abs().max()
             expected = factors.double() @ x.double()
-            found = _svm._backward(x, factors.to(dtype))
+            found = _svm_problem.backward(x, _svm_problem.Factors.of(factors.to(dtype)))
             assert (found - expected).abs().max() <= near * (
                 factors.double() @ x.abs().double()
             ).max()
         at = torch.arange(k)[rng.permutation(k)[: max(1, k - 1)]]
         p = w[at]
         expected = ((p.double() @ full.T) * factors[at]) @ full
-        found = _svm._Hessian(x, factors, 1.5)(p, at)
+        packed = _svm_problem.Factors.of(factors)
+        found = _svm_problem.Hessian(x, factors, packed, 1.5)(p, at)
         assert (found - expected).abs().max() <= 1e-5 * expected.abs().max()
 
 
-def test_blas_and_numba_reach_the_same_objective(monkeypatch):
+@pytest.mark.parametrize("without", ["packing", "numba"])
+@pytest.mark.parametrize("patience", [_svm_newton.PATIENCE, 1])
+def test_blas_and_torch_reach_the_objective_of_numba(without, patience, monkeypatch):
     x, labels = drawn(1100, 33, 5, 300.0)
-    for scaling, c in ((1.0, 1e-7), (None, 1e-6), (1.0, 1e-3)):
-        compiled = svm.train(x, labels, c, intercept_scaling=scaling, tolerance=1e-9)
-        monkeypatch.setattr(_svm, "_pack", lambda factors: None)
-        blas = svm.train(x, labels, c, intercept_scaling=scaling, tolerance=1e-9)
+    weights = np.random.default_rng(0).integers(0, 3, (1100, 5))
+    for scaling, c, each in ((1.0, 1e-7, None), (None, 1e-6, None), (1.0, 1e-3, weights)):
+        options = {"intercept_scaling": scaling, "weights": each, "tolerance": 1e-9}
+        fast = svm.train(x, labels, c, **options)
+        if without == "packing":
+            monkeypatch.setattr(_svm_problem.Factors, "packed", None)
+        else:  # what other devices do
+            monkeypatch.setattr(_svm_problem, "compiled", lambda x: False)
+            monkeypatch.setattr(_svm_newton, "compiled", lambda x: False)
+        monkeypatch.setattr(_svm_newton, "PATIENCE", patience)
+        slow = svm.train(x, labels, c, **options)
         monkeypatch.undo()
-        np.testing.assert_allclose(blas.objective, compiled.objective, rtol=1e-8)
+        np.testing.assert_allclose(slow.objective, fast.objective, rtol=1e-8)
+        np.testing.assert_allclose(slow.gradient, fast.gradient, atol=1e-4)
 
 
 @pytest.mark.gpu

@@ -64,8 +64,8 @@ def assert_same(one: Path, two: Path) -> None:
 
 def progress_of(folder: Path, stage: str) -> list[Path]:
     """What a stage has saved so far: finished shards, or of ``detect``, rounds of mining."""
-    saved = "rounds/*.parquet" if stage == "detect" else "shards/*.json"
-    return sorted(folder.glob(f"{stage}/*/{saved}"))
+    saved = "rounds-*/*.parquet" if stage == "detect" else "*/shards/*.json"
+    return sorted(folder.glob(f"{stage}/{saved}"))
 
 
 def stage_folder(folder: Path, name: str) -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from distcorr.algorithms import detection, mining, windows
 from distcorr.algorithms.crop import from_square, to_square
 from distcorr.data import datasets
 from distcorr.data.classified import VALIDATION
-from distcorr.data.detectors import Detected
+from distcorr.data.detectors import Detected, Map
 from distcorr.data.features import FeatureStore
 from distcorr.data.run import DeadLetter, Run, Shard
 from distcorr.data.store import Feature, TableStore, feature_table
@@ -223,7 +223,7 @@ def in_one_piece(category: str, fold: int, folds: np.ndarray) -> tuple[Any, np.n
     made = {"block": 3, "scale": mining.feature_scale(first), "c": 0.01}
     detectors = mining.refit(cache, **made)
     for _ in range(2):
-        found = mining.hardest(grids[rows], labels, numbers, detectors, cache.ids, 15)
+        found, _ = mining.hardest(grids[rows], labels, numbers, detectors, cache.ids, 15)
         cache = cache.evict(detectors).add(found)
         detectors = mining.refit(cache, **made, start=detectors)
     scores = windows.score(grids[held], detectors)
@@ -339,6 +339,79 @@ def test_what_mining_is_worth_can_be_told(mined: Path, fresh: Path) -> None:
         without.validation("conv5", "bird", 0.0, mined=False)
 
 
+def test_more_rounds_go_on_where_fewer_ended_and_another_prior_mines_nothing(
+    mined: Path, fresh: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained: list[int] = []
+    fit = mine.fit
+
+    def seen(*arguments: Any) -> Any:
+        trained.append(arguments[4].round + 1 if arguments[4] else 0)
+        return fit(*arguments)
+
+    monkeypatch.setattr(mine, "fit", seen)
+    go(fresh, "detect.rounds=1")
+    assert sorted(trained) == [0] * 6 + [1] * 6
+    trained.clear()
+    go(fresh)  # two rounds
+    assert trained == [2] * 6
+    made = Run(str(fresh)).finished("detect")
+    assert made is not None
+    as_mined = Run(str(mined)).finished("detect")
+    assert as_mined is not None
+    assert contents(Path(made.folder.uri)) == contents(Path(as_mined.folder.uri))
+    trained.clear()
+    go(fresh, "detect.sigma=30", "detect.etas=[0.0, 0.2]", "detect.refine=false", "detect.maps=0")
+    assert trained == []
+    assert opened(fresh).etas == (0.0, 0.2)
+    go(fresh, "detect.c=0.02")
+    assert len(trained) == 18
+
+
+def test_instances_without_the_keypoint_may_be_negatives(tmp_path: Path) -> None:
+    drawn = Drawn(shows=lambda category, number, name: name != "Nose" or number % 2 == 0)
+    build(tmp_path / "run", drawn)
+    places = []
+    for absent in ("ignore", "negative"):
+        go(tmp_path / "run", f"detect.absent={absent}", "detect.etas=0.1", "detect.rounds=1")
+        _, state = opened(tmp_path / "run").model("conv5", "bird")
+        places.append(state.found[0][1])
+    assert places[1] > places[0]
+
+
+def test_the_photograph_itself_is_not_asked_for_a_prior(tmp_path: Path) -> None:
+    """A photograph in both splits, whose own training twin would give the keypoint away."""
+    plain = Drawn()
+
+    class Twin(Drawn):
+        def vectors(self) -> np.ndarray:
+            ids, vectors = [i.id for i in plain.instances()], plain.vectors()
+            vectors[ids.index("bird12")] = vectors[ids.index("bird00")]
+            return vectors
+
+    class Twice(Twin):
+        def instances(self) -> list[Instance]:
+            return [
+                replace(i, image="bird0.jpg") if i.id == "bird12" else i for i in plain.instances()
+            ]
+
+    every = {i.id: i for i in plain.instances()}
+    own = to_square(every["bird00"].keypoints, every["bird00"].box, 500)
+    for name, drawn in (("own", Twice()), ("other", Twin())):
+        build(tmp_path / name, drawn)
+        go(tmp_path / name, "detect.etas=0.1", "detect.rounds=0", "detect.maps=6")
+        means = {m.keypoint: m.mean for m in made_maps(tmp_path / name) if m.instance == "bird12"}
+        given_away = [
+            np.allclose(means[k], p, atol=1e-3) for k, p in zip(TYPES["bird"], own, strict=True)
+        ]
+        shown = every["bird00"].visible
+        assert np.array_equal(given_away, shown & (name == "other"))
+
+
+def made_maps(folder: Path) -> list[Map]:
+    return opened(folder).maps("conv5", "bird")
+
+
 def test_one_eta_needs_no_folds(fresh: Path) -> None:
     summary, warnings = go(fresh, "detect.etas=0.1")
     assert summary.shards == len(TYPES)
@@ -381,9 +454,9 @@ def test_nothing_is_done_twice_and_other_settings_are_kept_apart(mined: Path, fr
     summary, _ = go(mined)
     assert (summary.computed, contents(mined)) == (0, before)
     go(fresh, "detect.sigma=30")
-    assert len(list((fresh / "detect").iterdir())) == 1
+    assert len(list((fresh / "detect").glob("*/_done.json"))) == 1
     go(fresh)
-    assert len(list((fresh / "detect").iterdir())) == 2
+    assert len(list((fresh / "detect").glob("*/_done.json"))) == 2
     manifest = json.loads((fresh / "manifest.json").read_text())["stages"]["detect"]
     assert manifest["detect"]["etas"] == list(ETAS)
     assert (manifest["layers"], manifest["prior"]) == (["conv5"], "vectors/v")
@@ -421,10 +494,11 @@ def test_a_damaged_round_costs_its_shard(fresh: Path) -> None:
     for number in (0, 1):
         stage.folder.delete(f"shards/{number:05d}.json")
     newest = f"{inputs}-2.parquet"
-    stage.folder.write(f"rounds/{newest}", b"torn")
+    rounds = next((fresh / "detect").glob("rounds-*"))
+    (rounds / newest).write_bytes(b"torn")
     with pytest.raises(DistcorrError, match=r"1 of 6 shards.*Cannot read the table"):
         go(fresh)
-    stage.folder.delete(f"rounds/{newest}")
+    (rounds / newest).unlink()
     assert go(fresh)[0].computed == 1
 
 
@@ -641,6 +715,7 @@ def test_what_an_instance_is_changes_the_shard() -> None:
         ("detect.etas=[0.1, 1.1]", "numbers from 0 to 1"),
         ("detect.etas=[0.1, 0.1]", "numbers that differ"),
         ("detect.control=shuffled", "one of none, shuffled-labels"),
+        ("detect.absent=positive", "one of ignore, negative"),
     ],
 )
 def test_wrong_settings_say_what_was_expected(override: str, words: str) -> None:
