@@ -25,7 +25,9 @@ from distcorr.data.run import Run
 from distcorr.errors import MISSING, USAGE, DistcorrError
 from distcorr.report import predicted
 from distcorr.stages import locate
+from distcorr.stages.cluster import Session
 from distcorr.stages.export import export, of_category, of_run
+from distcorr.stages.pipeline import Context, run_stage
 from distcorr.types import Box, Instance
 from tests.stages.common import run_all, write_alexnet
 
