@@ -155,6 +155,7 @@ def figure_mining(run: Run, evaluation: EvaluationConfig | None = None) -> list[
         axis.plot(rounds, means, "o-", color=colour, linewidth=2, markersize=4, label=layer)
     rounds = sorted({row["round"] for row in rows})
     axis.set(xlabel="round of mining", ylabel="negatives above the margin", xticks=rounds)
+    axis.set_yscale("symlog", linthresh=10)  # layers and categories are powers of ten apart; 0 too
     axis.set_ylim(bottom=0)
     _finish(axis)
     title = _titled(made, "mean over categories (faint: each category)")
