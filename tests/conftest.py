@@ -73,7 +73,7 @@ def toy_settings() -> Callable[..., list[str]]:
             "evaluation.resamples=50",
             "detect.rounds=1",
             "detect.folds=2",
-            "detect.etas=[0.0, 0.1]",
+            "detect.etas=[0.0,0.1]",  # no blank: some tests go through a shell
             "detect.hardest=20",
             *more,
         ]

@@ -24,6 +24,8 @@ def run(folder: Path, photos: Path, *more: str) -> Table2:
     command += ["-c", "bird", "-c", "person", "--limit", "60", *more]
     for kind in ("grids", "grids500", "points", "cells"):  # sections 2, 4, 5 have their own tests
         command += ["--set", f"features.{kind}=[]"]
+    for setting in ("layers=dsift8", "etas=0.1", "rounds=0"):
+        command += ["--set", f"detect.{setting}"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
@@ -87,6 +89,40 @@ def test_energies_are_next_to_the_certified_bound(real: tuple[Path, Table2]) -> 
         assert len(gap) >= 10, method
         assert min(gap) > -1e-3, gap  # nothing is below the bound but by the costs' float32
         assert np.median(gap) < 0.4, (method, gap)
+
+
+def test_detectors_find_the_parts_of_a_bird(photos: Path, tmp_path: Path) -> None:
+    """Section 5 in small: SIFT < conv5 < conv5 with the prior, which is above the prior alone."""
+
+    def pck(*more: str) -> dict[str, float]:
+        command = [sys.executable, "-m", "distcorr", "detect", "-r", str(tmp_path), *more]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        command = [sys.executable, "-m", "distcorr", "report", "--json", "-r", str(tmp_path)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        return {
+            row["method"]: row["value"]
+            for row in json.loads(done.stdout)["rows"]
+            if row["table"] == "table4" and row["category"] == "bird" and row["alpha"] == 0.1
+        }
+
+    options = ["-p", "paper", "--data", str(photos / "data" / "voc-photos"), "-c", "bird"]
+    options += ["--weights", str(photos / "weights" / "bvlc_alexnet_conv1-5.npz")]
+    options += ["--limit", "60", "--address", "inline"]
+    for kind in ("grids", "points", "cells"):
+        options += ["--set", f"features.{kind}=[]"]
+    command = [sys.executable, "-m", "distcorr", "build-db", *options, "-r", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    settings = ("--address", "inline", "--set", "detect.etas=0.1", "--set", "detect.rounds=1")
+    found = pck(*settings)
+    assert found["conv5"] > found["dsift8"] + 25, found
+    assert found["conv5 + prior"] > found["conv5"] + 3, found
+    assert found["conv5 + prior"] > found["prior only"] + 4, found
+    assert found["conv5"] > found["conv5, random negatives"] - 1, found
+    assert found["dsift8"] > found["dsift8, random negatives"] - 2, found
+    shuffled = pck(*settings, "--set", "detect.control=shuffled-labels")
+    assert shuffled["conv5 + prior"] < found["conv5 + prior"] / 2, shuffled
 
 
 def test_columns_at_keypoints_tell_the_parts_of_a_bird(photos: Path, tmp_path: Path) -> None:
