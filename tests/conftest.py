@@ -71,6 +71,7 @@ def toy_settings() -> Callable[..., list[str]]:
             "responses.layers=auto",
             "responses.radius=2",
             "evaluation.resamples=50",
+            "detect.layers=auto",
             "detect.rounds=1",
             "detect.folds=2",
             "detect.etas=[0.0,0.1]",  # no blank: some tests go through a shell

@@ -605,6 +605,7 @@ def test_the_layers_of_a_run(tmp_path: Path, toy_settings: Callable[..., list[st
         'dataset.categories=["fish"]',
         "dataset.toy_train=2",
         "dataset.toy_val=1",
+        'detect.layers=["auto", "dsift8"]',
         "detect.etas=0.1",
         "detect.rounds=1",
     )
