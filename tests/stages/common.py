@@ -51,8 +51,11 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.relative_to(folder).parts[0] not in ("logs", "config.toml")
+        if path.is_file()
+        and path.relative_to(folder).parts[0] not in ("logs", "config.toml")
         # config.toml says where the work ran
+        # What a killed process was writing: nothing reads it, store verify --remove deletes it.
+        and not (path.name.startswith(".") and path.suffix == ".tmp")
     }
 
 
