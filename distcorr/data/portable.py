@@ -11,7 +11,6 @@ from __future__ import annotations
 import io
 import json
 import zipfile
-import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -22,6 +21,7 @@ import numpy.typing as npt
 from distcorr.algorithms import svm
 from distcorr.algorithms.windows import Detectors, positions
 from distcorr.data.store import Feature, HalfArray
+from distcorr.data.weights import MALFORMED
 from distcorr.errors import MISSING, DistcorrError
 from distcorr.types import FloatArray, Geometry
 
@@ -30,10 +30,7 @@ FACTS = "facts.json"
 _LONG_AGO = (1980, 1, 1, 0, 0, 0)  # the first date that a zip can have
 
 Doubles = npt.NDArray[np.float64]
-_MALFORMED = (
-    *(ValueError, KeyError, TypeError, EOFError, OSError, RuntimeError, NotImplementedError),
-    *(zipfile.BadZipFile, zlib.error),
-)
+_MALFORMED = (*MALFORMED, TypeError)  # and facts of another shape
 
 
 @dataclass(frozen=True, eq=False)

@@ -209,7 +209,8 @@ def _guess(file: str, arrays: Arrays) -> str:
 
 # -- its arrays -----------------------------------------------------------------------------
 
-_MALFORMED = (
+# What readers of archives raise when the bytes are not what they should be.
+MALFORMED = (
     *(ValueError, KeyError, EOFError, OSError, RuntimeError, NotImplementedError),
     *(zipfile.BadZipFile, zlib.error, pickle.UnpicklingError),
 )
@@ -223,7 +224,7 @@ def _arrays(file: str, content: bytes) -> Arrays:
         raise DistcorrError(f"Weights are a .npz or .caffemodel file, got {file}")
     try:
         arrays = readers[suffix](content)
-    except _MALFORMED as error:
+    except MALFORMED as error:
         raise _damaged(file, str(error) or type(error).__name__) from error
     if not arrays:
         raise _damaged(file, "it holds no arrays")
