@@ -267,6 +267,49 @@ class DetectConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class VisualizeConfig:
+    """Section 2, Figures 1 and 2: what does a feature see? Nearest neighbours' patches."""
+
+    layers: tuple[str, ...] = setting(
+        ("auto",), "auto = all whose cells are kept; sec. 2: conv3, conv4, conv5"
+    )
+    base: str = setting("train", "photographs that patches are from: train (our reading), or all")
+    mirrored: bool = setting(False, "and from their mirror images; not in the paper")
+    images: tuple[str, ...] = setting(
+        ("auto",), "validation photographs to rebuild first, by name; auto = a seeded draw"
+    )
+    photographs: int = setting(20, "that are rebuilt, for the numbers; not in the paper")
+    shown: int = setting(5, "of them whose pictures are kept for Figure 1; not in the paper")
+    ks: tuple[int, ...] = setting((1, 5), "neighbours of a patch; sec. 2, Figure 1: 1 and 5")
+    seeds: int = setting(20, "random cells of Figure 2, for the numbers; not in the paper")
+    averaged: tuple[int, ...] = setting(
+        (5, 50, 500), "neighbours of a random cell; sec. 2, Figure 2: 5, 50 and 500"
+    )
+    drawn: int = setting(4, "random cells that Figure 2 shows; sec. 2: some")
+    copies: float = setting(
+        0.45, "agreement of near copies, left out as the photograph itself; 0 = none; measured"
+    )
+    search: str = setting("exact", "exact, or ivf: quicker, misses some; not in the paper")
+    probes: int = setting(16, "lists that ivf looks through, of sqrt(cells); not in the paper")
+
+    def __post_init__(self) -> None:
+        if not self.layers:
+            raise _bad("visualize.layers", "one or more layers", self.layers)
+        _one_of("visualize.base", self.base, ("train", "all"))
+        _one_of("visualize.search", self.search, ("exact", "ivf"))
+        for key in ("photographs", "seeds", "probes"):
+            _at_least(f"visualize.{key}", getattr(self, key), 1)
+        for key in ("shown", "drawn"):
+            _at_least(f"visualize.{key}", getattr(self, key), 0)
+        if not 0 <= self.copies <= 1:
+            raise _bad("visualize.copies", "a number from 0 to 1", self.copies)
+        for key in ("ks", "averaged"):
+            ks = getattr(self, key)
+            if not ks or min(ks) < 1 or sorted(set(ks)) != list(ks):
+                raise _bad(f"visualize.{key}", "whole numbers from 1 that ascend", ks)
+
+
+@dataclass(frozen=True, kw_only=True)
 class EvaluationConfig:
     """From what is saved to PCK, accuracy and their intervals; nothing here computes it anew."""
 
@@ -331,6 +374,7 @@ class Config:
     classify: ClassifyConfig = field(default_factory=ClassifyConfig)
     responses: ResponsesConfig = field(default_factory=ResponsesConfig)
     detect: DetectConfig = field(default_factory=DetectConfig)
+    visualize: VisualizeConfig = field(default_factory=VisualizeConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     compute: ComputeConfig = field(default_factory=ComputeConfig)
 
@@ -439,6 +483,10 @@ def _coerce(owner: Any, key: str, path: str, value: Any) -> Any:
     if wanted == tuple[str, ...]:
         items = value if isinstance(value, list | tuple) else [value]
         if all(isinstance(item, str) for item in items):
+            return tuple(items)
+    elif wanted == tuple[int, ...]:
+        items = value if isinstance(value, list | tuple) else [value]
+        if all(type(item) is int for item in items):
             return tuple(items)
     elif wanted == tuple[float, ...]:
         items = value if isinstance(value, list | tuple) else [value]

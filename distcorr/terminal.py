@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 
 _EVERY = 10.0  # seconds between plain progress lines
 _PCK = ("table2", "table2-gain", "table4", "table4-refined", "table4-gain")  # others: in the files
+_LOCALITY = {
+    "figure1": "rebuilt from k patches; dB, levels of 255, SSIM, per cent",
+    "figure2": "spread across k fields, centre / periphery; levels of 255",
+}
 
 
 class Terminal:
@@ -119,6 +123,8 @@ def print_report(report: Report) -> None:
             _print_pck(name, rows, report.level)
         elif name.startswith("table3"):
             _print_accuracy(name, rows, report.level)
+        elif name in _LOCALITY:
+            _print_locality(name, rows, report.level)
     print(f"weights: {report.weights}\ndata:    {report.data}")
     for note in report.notes:
         print(f"note:    {note}")
@@ -218,6 +224,24 @@ def _print_categories(rows: Sequence[dict[str, Any]], methods: Sequence[str], al
                 values = (f"{r['value']:6.1f}" for r in mine if r["method"] == method)
                 line += "   " + "".join(values).rjust(width)
             print(line)
+
+
+def _print_locality(name: str, rows: Sequence[dict[str, Any]], level: float) -> None:
+    """Every measure with its interval; what is subtracted from what is in the files."""
+    print(f"{name}: {_LOCALITY[name]}; {100 * level:g} % intervals by photograph")
+    measures = [column for column in rows[0] if f"{column}_low" in rows[0]]
+    said = [column for column in rows[0] if column in ("layer", "method", "k", "n", "count")]
+    lines = []
+    for row in rows:
+        cells = {name: row[name] for name in said}
+        for measure in measures:
+            places = 2 if measure in ("ssim", "ratio") else 1
+            ends = [row[measure], row[f"{measure}_low"], row[f"{measure}_high"]]
+            value, low, high = ("" if end is None else f"{end:.{places}f}" for end in ends)
+            cells[measure] = f"{value} [{low}, {high}]" if value else ""
+        lines.append(cells)
+    print_rows(lines)
+    print()
 
 
 def print_rows(rows: Sequence[dict[str, Any]]) -> None:

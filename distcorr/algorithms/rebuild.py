@@ -18,29 +18,35 @@ from distcorr.types import BoolArray, Geometry
 Array = npt.NDArray[Any]
 Picture = npt.NDArray[np.uint8]
 Boxes = npt.NDArray[np.int64]
+Cells = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
 MEAN_COLOUR = (123, 117, 104)  # RGB; CaffeNet's mean pixel, rounded
 GREY = np.array([0.299, 0.587, 0.114])  # Rec. 601
 
 
-def patch_boxes(geometry: Geometry, rows: int, cols: int) -> Boxes:
-    """(rows * cols, 2) first (row, col) px of the stride-sized patch around each cell's centre.
+def every_cell(rows: Geometry, cols: Geometry) -> Cells:
+    """(rows * cols, 2) (row, col) of all cells of a picture, in rows."""
+    row, col = np.divmod(np.arange(rows.cells * cols.cells, dtype=np.int64), cols.cells)
+    return np.stack((row, col), axis=1, dtype=np.int64)
+
+
+def boxes_around(rows: Geometry, cols: Geometry, cells: Cells, side: int) -> Boxes:
+    """Squares around the centres of cells.
 
     Figure 1's patch of 16 px around centre c is c - 8 ... c + 7 (protocol, section 6.1).
+
+    Args:
+        rows: where the cells lie along the picture's height.
+        cols: along its width.
+        cells: (n, 2) (row, col).
+        side: px; the stride for Figure 1's patches, the receptive field for Figure 2.
+
+    Returns:
+        (n, 2) first (row, col) px.
     """
-    return _boxes(geometry, rows, cols, geometry.stride)
-
-
-def field_boxes(geometry: Geometry, rows: int, cols: int) -> Boxes:
-    """(rows * cols, 2) first (row, col) px of each cell's receptive field; Figure 2."""
-    return _boxes(geometry, rows, cols, geometry.rf)
-
-
-def _boxes(geometry: Geometry, rows: int, cols: int, side: int) -> Boxes:
-    row, col = np.divmod(np.arange(rows * cols), cols)
-    centres = geometry.offset + geometry.stride * np.stack([row, col], axis=1)
-    return np.ceil(centres - side / 2).astype(np.int64)
+    offset, stride = (np.array([getattr(a, n) for a in (rows, cols)]) for n in ("offset", "stride"))
+    return np.ceil(offset + stride * cells - side / 2).astype(np.int64)
 
 
 def inside(boxes: Boxes, side: int, shape: Sequence[int]) -> BoolArray:
@@ -79,9 +85,7 @@ def _pixels(boxes: Boxes, side: int) -> tuple[Boxes, Boxes]:
 
 def rebuild(
     shape: Sequence[int],
-    geometry: Geometry,
-    rows: int,
-    cols: int,
+    boxes: Boxes,
     patches: Picture,
     counts: npt.NDArray[np.integer[Any]] | None = None,
     colour: Sequence[int] = MEAN_COLOUR,
@@ -90,11 +94,9 @@ def rebuild(
 
     Args:
         shape: (H, W, ...) of the picture.
-        geometry: of the layer, for the patches' places; their side is its stride.
-        rows: of cells.
-        cols: of cells.
-        patches: (rows * cols, k, s, s, 3); what sticks out of the picture is cut off.
-        counts: (rows * cols,) only so many of the k are there; a cell with none gets ``colour``.
+        boxes: (n, 2) the cells' places.
+        patches: (n, k, s, s, 3); what sticks out of the picture is cut off.
+        counts: (n,) only so many of the k are there; a cell with none gets ``colour``.
         colour: RGB, also of the pixels that no patch covers.
 
     Returns:
@@ -103,13 +105,12 @@ def rebuild(
     Raises:
         ValueError: patches do not fit the cells.
     """
-    side, cells = geometry.stride, rows * cols
-    if patches.ndim != 5 or len(patches) != cells or patches.shape[2:] != (side, side, 3):
-        raise ValueError(f"patches must be ({cells}, k, {side}, {side}, 3), got {patches.shape}")
+    cells, side = len(boxes), patches.shape[2] if patches.ndim == 5 else 0
+    if patches.shape[:1] != (cells,) or patches.shape[2:] != (side, side, 3):
+        raise ValueError(f"patches must be ({cells}, k, s, s, 3), got {patches.shape}")
     counts = np.full(cells, patches.shape[1]) if counts is None else counts
     if counts.shape != (cells,) or (counts < 0).any() or (counts > patches.shape[1]).any():
         raise ValueError(f"counts must be {cells} numbers from 0 to {patches.shape[1]}")
-    boxes = patch_boxes(geometry, rows, cols)
     low = np.minimum(boxes.min(axis=0, initial=0), 0)
     high = np.maximum(boxes.max(axis=0, initial=0) + side, shape[:2])
     canvas = np.empty((*(high - low), 3), np.uint8)

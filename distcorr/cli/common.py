@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from distcorr.data.run import Run
     from distcorr.terminal import Terminal
 
-ORDER = ("build-db", "neighbors", "transfer", "classify", "responses", "detect")
+ORDER = ("build-db", "neighbors", "transfer", "classify", "responses", "detect", "visualize")
 START, PIPELINE, RESULTS = "Start here", "Pipeline", "Results"
 
 
@@ -183,7 +183,15 @@ def draw(
     Raises:
         DistcorrError: a figure of one of ``categories`` cannot be drawn.
     """
-    from distcorr.report import charts, concentration, detection_curves, figure6, figures
+    from distcorr.report import (
+        charts,
+        concentration,
+        detection_curves,
+        figure1,
+        figure2,
+        figure6,
+        figures,
+    )
 
     first = categories[0] if categories else ""
     # Whether a figure is of the categories: then one that cannot be drawn is an error.
@@ -201,6 +209,11 @@ def draw(
             (False, lambda: figure6.figure6_scores(run, categories, evaluation)),
             (True, lambda: detection_curves.figure_eta(run, first, evaluation)),
             (False, lambda: detection_curves.figure_mining(run, evaluation)),
+        ],
+        "visualize": [
+            (False, lambda: figure1.figure1(run)),
+            (False, lambda: figure2.figure2(run)),
+            (False, lambda: figure2.figure2_profile(run)),
         ],
     }
     drawn: list[str] = []

@@ -100,6 +100,12 @@ _stage_command(
     "Mine keypoint detectors and predict by them and a prior (§5, Table 4, Figure 6).\n\n"
     "Example:  distcorr detect -r runs/paper --set detect.rounds=2",
 )
+_stage_command(
+    "visualize",
+    ("visualize",),
+    "Rebuild photographs from nearest neighbours, average receptive fields (§2, Figures 1, 2).\n\n"
+    "Example:  distcorr visualize -r runs/paper --set visualize.mirrored=true",
+)
 
 
 def _run_stages(

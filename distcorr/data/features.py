@@ -10,15 +10,20 @@ import numpy as np
 import pyarrow as pa
 
 from distcorr.algorithms.crop import with_context
-from distcorr.config import ClassifyConfig, FlowConfig
+from distcorr.config import ClassifyConfig, FlowConfig, VisualizeConfig
 from distcorr.data import datasets
 from distcorr.data.run import DEAD, StageFolder
 from distcorr.data.storage import parquet
-from distcorr.data.store import META, FeatureMeta, HalfArray, read_values
+from distcorr.data.store import CELLS, META, FeatureMeta, HalfArray, read_values
 from distcorr.errors import MISSING, DistcorrError, did_you_mean
 from distcorr.types import Box, Instance
 
 INSTANCES = "instances.parquet"
+
+
+def _natural(name: str) -> list[str | int]:
+    """Sorts "conv4" before "conv10"."""
+    return [int(p) if p.isdigit() else p for p in re.split(r"(\d+)", name)]
 
 
 class FeatureStore:
@@ -132,10 +137,21 @@ class FeatureStore:
 
     def classified(self, classify: ClassifyConfig) -> dict[str, str]:
         """Layer -> name of its table, for every layer whose columns are classified (section 4)."""
-        kept = [name.removeprefix("points/") for name in self.tables if name.startswith("points/")]
-        kept.sort(key=lambda name: [int(p) if p.isdigit() else p for p in re.split(r"(\d+)", name)])
         layers = [self.names.get(layer, layer) for layer in classify.layers]
-        return {layer: f"points/{layer}" for layer in layers or kept}
+        return {layer: f"points/{layer}" for layer in layers or self._kept("points")}
+
+    def visualized(self, visualize: VisualizeConfig) -> dict[str, tuple[str, ...]]:
+        """Layer -> names of the tables that hold its data base of cells (section 2)."""
+        layers: list[str] = []
+        for layer in visualize.layers:
+            layers += self._kept("cells") if layer == "auto" else [self.names.get(layer, layer)]
+        kinds = CELLS[: 1 + visualize.mirrored]
+        return {layer: tuple(f"{kind}/{layer}" for kind in kinds) for layer in layers}
+
+    def _kept(self, kind: str) -> list[str]:
+        """Layers that have a table of that kind, shallow to deep as far as their names tell."""
+        layers = [n.partition("/")[2] for n in self.tables if n.startswith(f"{kind}/")]
+        return sorted(layers, key=_natural)
 
     def folder_of(self, name: str) -> str:
         """Folder of a feature in the store.

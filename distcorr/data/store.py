@@ -43,12 +43,13 @@ _ROW_GROUP = 1 << 21  # bytes that a reader takes at once
 _READERS = 16  # threads that read small files: they wait for the storage, not for a core
 
 # What a store writes, and therefore may delete.
-_TABLE = re.compile(r"(grids|grids500|vectors|points|cells)-.+-[0-9a-f]{12}")
+_TABLE = re.compile(r"(grids|grids500|vectors|points|cells|mirrored)-.+-[0-9a-f]{12}")
 _OURS = re.compile(r"[0-9a-f]{20}\.(parquet|json)|\.([0-9a-f]{20}|feature)\.\w+\.[0-9a-f]{8}\.tmp")
 
 GRIDS = ("grids", "grids500")  # what is aligned: it may show context around the boxes
 OF_INSTANCES = (*GRIDS, "vectors")  # one row per instance
-OF_PHOTOGRAPHS = ("points", "cells")  # rows per photograph
+CELLS = ("cells", "mirrored")  # of photographs, and of their mirror images
+OF_PHOTOGRAPHS = ("points", *CELLS)  # rows per photograph
 
 
 @dataclass(frozen=True)
@@ -141,6 +142,28 @@ def read_values(table: pa.Table) -> tuple[HalfArray, FeatureMeta]:
     meta = FeatureMeta(raw["layer"], tuple(raw["shape"]), geometry)
     flat = table[meta.layer].combine_chunks().flatten().to_numpy(zero_copy_only=False)
     return flat.reshape(-1, *meta.shape), meta
+
+
+def require_same(table: pa.Table, folder: str, name: str) -> None:
+    """Refuse a part that was copied from another folder: values of two networks do not compare.
+
+    Args:
+        table: what was read.
+        folder: that it should belong to.
+        name: of the file, for the message.
+
+    Raises:
+        DistcorrError: what the table says of itself does not give that folder's name.
+    """
+    raw = json.loads((table.schema.metadata or {}).get(META, b"{}"))
+    kind, _, layer = str(raw.get("name", "")).partition("/")
+    if folder != Feature(kind, layer, raw.get("made", {})).folder:
+        raise DistcorrError(
+            f"{name} was made with other weights or settings than {folder} says: one data base "
+            "must be of one network.",
+            "delete that file; distcorr build-db makes it anew",
+            MISSING,
+        )
 
 
 @dataclass(frozen=True)

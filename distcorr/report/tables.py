@@ -17,7 +17,14 @@ from distcorr.data.classified import Classified
 from distcorr.data.features import FeatureStore
 from distcorr.data.run import Run, StageFolder
 from distcorr.errors import DistcorrError
-from distcorr.report import classification, concentration, counting, detection, detection_curves
+from distcorr.report import (
+    classification,
+    concentration,
+    counting,
+    detection,
+    detection_curves,
+    locality,
+)
 from distcorr.report.counting import scores as scores
 from distcorr.report.predictions import Finished, combine, finished
 from distcorr.report.score import Score as Score
@@ -30,6 +37,7 @@ STAGES = {  # what each is for
     "classify": "Table 3 and Figure 5",
     "responses": "Figure 4",
     "detect": "Table 4 and Figure 6",
+    "visualize": "Figures 1 and 2",
 }
 
 
@@ -113,9 +121,13 @@ def build(run: Run, evaluation: EvaluationConfig | None = None) -> Report:
         detected = detection.opened(run, config.evaluation)
         sections.append(found := _detected(detected))
         control = detection.control(detected.trained)
+    located = None
+    if stages["visualize"]:
+        located = _Section(*locality.rows(locality.opened(run, config.evaluation)))
+        sections.append(located)
     rows = [row for section in sections for row in section.rows]
     if not rows:
-        notes = [*(classified.notes if classified else ()), *(found.notes if found else ())]
+        notes = [n for each in (classified, found, located) if each for n in each.notes]
         raise DistcorrError(
             "No category has both training and validation instances, so there is nothing to score. "
             + " ".join(notes),

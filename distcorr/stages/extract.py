@@ -26,7 +26,7 @@ from distcorr.config import Config
 from distcorr.data.features import FeatureStore
 from distcorr.data.run import DeadLetter, Shard, StageFolder
 from distcorr.data.storage import Folder, Written
-from distcorr.data.store import OF_INSTANCES, Entry, TableStore
+from distcorr.data.store import CELLS, OF_INSTANCES, Entry, TableStore
 from distcorr.data.weights import Weights
 from distcorr.errors import DistcorrError
 from distcorr.stages.cluster import limit_threads
@@ -163,8 +163,11 @@ class BuildShard:
                 each.dead.append(DeadLetter(image, image, found))
         for (source, side, _), group in _by_source(wanted):
             views = [(s, squeezed(p, side) if side else p) for s, p in photographs]
+            mirrored = [w for w in group if w.feature.kind == "mirrored"]
             for alike in batches_alike(views, self._config.features.batch):
-                self._look(alike, source, group, rows)
+                self._look(alike, source, [w for w in group if w not in mirrored], rows)
+                if mirrored:
+                    self._look([(s, p[:, ::-1]) for s, p in alike], source, mirrored, rows)
         return list(rows.values())
 
     def _look(
@@ -180,7 +183,7 @@ class BuildShard:
         for w in group:
             if w not in fitting:
                 rows[w].dead += [_too_small(w, scene, height, width) for scene, _ in views]
-        gridded = [w for w in fitting if w.feature.kind == "cells" or not isinstance(source, Sift)]
+        gridded = [w for w in fitting if w.feature.kind in CELLS or not isinstance(source, Sift)]
         grids: dict[str, FloatArray] = {}
         if gridded:
             images = np.stack([picture for _, picture in views])
@@ -194,7 +197,7 @@ class BuildShard:
                 grid = None if exact else grids[w.tap][number]
                 values = exact[w.tap] if grid is None else _nearest(grid, w, here, width, height)
                 rows[w].add_photograph(scene.place, scene.image, keys, values)
-            for w in (w for w in fitting if w.feature.kind == "cells"):
+            for w in (w for w in fitting if w.feature.kind in CELLS):
                 keys, values = self._cells(scene, w, grids[w.tap][number], width, height)
                 rows[w].add_photograph(scene.place, scene.image, keys, values)
 
@@ -214,7 +217,11 @@ class BuildShard:
     def _cells(
         self, scene: Scene, w: Wanted, grid: FloatArray, width: int, height: int
     ) -> tuple[dict[str, Any], FloatArray]:
-        """Columns image, row, col, x, y (px in the photograph) of the cells, and their values."""
+        """What the cells of a picture are called, and their values.
+
+        Columns image; row, col; height and width of the picture that the source sees, px; x, y, px
+        in the photograph. Rows and columns of a mirror image are counted in it.
+        """
         count, sample = grid.shape[0] * grid.shape[1], self._config.features.cells_per_photo
         chosen = np.arange(count)
         if 0 < sample < count:
@@ -224,11 +231,15 @@ class BuildShard:
         row, col = np.divmod(chosen, grid.shape[1])
         rows, cols = w.source.geometry(w.tap, height), w.source.geometry(w.tap, width)
         at = np.stack([cols.centres()[col], rows.centres()[row]], axis=1)
+        if w.feature.kind == "mirrored":
+            at[:, 0] = width - 1 - at[:, 0]
         x, y = scene.from_picture(at, width, height).astype(np.float32).T
         keys = {
             "image": [scene.image] * len(chosen),
             "row": row.astype(np.int16),
             "col": col.astype(np.int16),
+            "height": np.full(len(chosen), height, np.int16),
+            "width": np.full(len(chosen), width, np.int16),
             "x": x,
             "y": y,
         }

@@ -11,12 +11,13 @@ from distcorr.algorithms import extractors, plugins
 from distcorr.algorithms.sift import Sift
 from distcorr.algorithms.sources import Source, Sources, is_extractor
 from distcorr.config import Config, FeaturesConfig, digest
-from distcorr.data.store import GRIDS, OF_INSTANCES, Feature
+from distcorr.data.store import CELLS, GRIDS, OF_INSTANCES, Feature
 from distcorr.data.weights import Weights, load_weights
 from distcorr.errors import DistcorrError
 from distcorr.types import Geometry
 
 VERSION = 1  # of everything that turns photographs into values outside the sources
+OF_CELLS = 2  # the same, of cells in whole photographs
 LARGE = 500  # px, paper section 5
 
 
@@ -107,6 +108,9 @@ def wishes(config: Config, weights: Weights | None, device: str = "cpu") -> Wish
     boxes = "grids500" if config.flow.side else "grids"
     asked += [(boxes, conv if layer == "auto" else layer) for layer in config.flow.features]
     asked += [("points", layer) for layer in config.classify.layers]
+    own = [layer for kind, layer in asked if kind == "cells"]
+    seen = [e for layer in config.visualize.layers for e in (own if layer == "auto" else [layer])]
+    asked += [(kind, e) for e in seen for kind in CELLS[: 1 + config.visualize.mirrored]]
     label = network.name if weights is None else weights.label
     if features.control != "none":
         label += " SHUFFLED (control)"
@@ -191,7 +195,8 @@ def _wanted(
         )
     if kind != "vectors":
         source.geometry(tap, side or 8 * source.input_size)  # refuses fc7
-    made: dict[str, Any] = {"version": VERSION, "side": side, "source": source.identity(tap)}
+    version = OF_CELLS if kind in CELLS else VERSION
+    made: dict[str, Any] = {"version": version, "side": side, "source": source.identity(tap)}
     if not is_sift:
         made["batch"] = config.features.batch  # the last bits of a product may depend on it
     elif (
@@ -200,7 +205,7 @@ def _wanted(
         made["lattice"] = _lattice(source, tap, side, config.features.photo_side)
     if kind not in OF_INSTANCES:
         made["photo_side"] = config.features.photo_side
-    if kind == "cells" and config.features.cells_per_photo:
+    if kind in CELLS and config.features.cells_per_photo:
         made |= {"sample": config.features.cells_per_photo, "seed": config.seed}
     context = 0.0
     if kind in GRIDS and config.features.context:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import itertools
 import json
 import platform
 import time
@@ -78,6 +79,14 @@ STAGES = {
         ("build-db",),
         ("detect", "seed"),
         features=_of_detect,
+    ),
+    "visualize": Stage(
+        "distcorr.stages.visualize",
+        ("build-db",),
+        ("visualize", "seed"),
+        features=lambda store, config: itertools.chain(
+            *store.visualized(config.visualize).values()
+        ),
     ),
 }
 

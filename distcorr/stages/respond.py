@@ -19,8 +19,9 @@ from distcorr.data.run import DeadLetter, Shard, StageFolder
 from distcorr.data.storage import Folder
 from distcorr.data.store import META
 from distcorr.data.weights import Weights
-from distcorr.errors import MISSING, DistcorrError
-from distcorr.stages.features import Wanted, wishes
+from distcorr.errors import DistcorrError
+from distcorr.stages.features import Wanted
+from distcorr.stages.loaded import source_of
 from distcorr.stages.pictures import seen, squeezed
 from distcorr.types import FloatArray
 
@@ -34,8 +35,6 @@ ROWS = pa.schema(
 )
 
 Doubles = npt.NDArray[np.float64]
-Sources = dict[str, Wanted]  # folder of a feature in the store -> where it comes from
-_loaded: Sources = {}  # of this process
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,40 +81,6 @@ class Work:
     table: str  # folder of the layer's features in the store: who makes others must not answer
 
 
-# -- networks ----------------------------------------------------------------------------------
-
-
-def sources(config: Config, weights: Weights | None, tables: set[str], device: str) -> Sources:
-    """Where features come from.
-
-    Raises:
-        DistcorrError: some of ``tables`` do not come from here.
-    """
-    found = {w.feature.folder: w for w in wishes(config, weights, device).wanted}
-    if missing := sorted(tables - found.keys()):
-        here = f"; here they are {weights.file}, sha256 {weights.sha256}" if weights else ""
-        raise DistcorrError(
-            f"The features {missing[0]} were made with other weights, another extractor or another "
-            f"version of distcorr{here}.",
-            "give back the file that build-db saw, or make a new run with this one",
-            MISSING,
-        )
-    return found
-
-
-def _source(config: Config, weights: Weights | None, table: str) -> Wanted:
-    """Where a feature comes from; networks are loaded once per process."""
-    import torch
-
-    if table not in _loaded:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        torch.backends.cudnn.deterministic = True
-        torch.backends.cudnn.allow_tf32 = False  # float32 means float32, as on a CPU
-        _loaded.clear()
-        _loaded.update(sources(config, weights, {table}, device))
-    return _loaded[table]
-
-
 # -- one shard ---------------------------------------------------------------------------------
 
 
@@ -128,7 +93,7 @@ def respond(
     shard: Shard,
 ) -> dict[str, int]:
     """Find the maxima in the shard's photographs; write them and the marker."""
-    wanted = _source(config, weights, work.table)
+    wanted = source_of(config, weights, work.table)
     rows: list[dict[str, Any]] = []
     dead: list[DeadLetter] = []
     for photograph in work.photographs:

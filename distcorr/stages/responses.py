@@ -23,10 +23,9 @@ from distcorr.data.features import FeatureStore
 from distcorr.data.images import checksum
 from distcorr.data.run import Shard, StageFolder
 from distcorr.data.storage import Folder
-from distcorr.data.weights import Weights
-from distcorr.errors import MISSING, DistcorrError, did_you_mean
+from distcorr.errors import DistcorrError, did_you_mean
 from distcorr.stages.cluster import Outcome
-from distcorr.stages.features import load_network
+from distcorr.stages.loaded import network_of, sources
 from distcorr.stages.pipeline import (
     Context,
     Forecast,
@@ -36,7 +35,7 @@ from distcorr.stages.pipeline import (
     run_shards,
     stage_key,
 )
-from distcorr.stages.respond import Classifiers, Doubles, Photograph, Work, respond, sources
+from distcorr.stages.respond import Classifiers, Doubles, Photograph, Work, respond
 from distcorr.types import FloatArray, Instance
 
 VERSION = 1
@@ -70,7 +69,8 @@ def run(context: Context) -> Summary:
         context.progress.warn(note)
 
     def work(todo: list[Shard]) -> Iterator[Outcome[Shard, Any]]:
-        weights, session = _weights(context), context.session
+        session = context.session
+        weights = network_of(NAME, context.run, context.config)
         sources(context.config, weights, {job.work[shard.index].table for shard in todo}, "cpu")
         shared = session.put(weights)
         arguments = (
@@ -279,23 +279,3 @@ def _add(job: _Job, found: Classifiers, photographs: Sequence[Photograph], table
         items = tuple(p.image for p in chunk)
         job.plan.append(Shard(len(job.plan), inputs, items, found.layer))
         job.work.append(Work(found, chunk, table))
-
-
-# -- networks ----------------------------------------------------------------------------------
-
-
-def _weights(context: Context) -> Weights | None:
-    """The weights that the features were made with.
-
-    Raises:
-        DistcorrError: they are gone.
-    """
-    try:
-        return load_network(context.config.features)
-    except DistcorrError as error:
-        raise DistcorrError(
-            f"responses looks at photographs again and needs the network for it. {error.message}",
-            f"put the file back; or distcorr build-db -r {context.run} --weights PATH says where "
-            "it is now, and makes nothing anew",
-            MISSING,
-        ) from error

@@ -6,14 +6,14 @@ import pytest
 from distcorr.algorithms.rebuild import (
     MEAN_COLOUR,
     RunningMean,
+    boxes_around,
     centre_ratio,
     contrast,
     covered,
     cut,
     error,
-    field_boxes,
+    every_cell,
     inside,
-    patch_boxes,
     radial_profile,
     random_cells,
     rebuild,
@@ -30,23 +30,37 @@ def noise(*shape, seed=0):
     return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
 
 
+def boxes_of(geometry, rows, cols, side=0):
+    """Of all cells of a picture; patches unless a side is given."""
+    axes = geometry._replace(cells=rows), geometry._replace(cells=cols)
+    return boxes_around(*axes, every_cell(*axes), side or geometry.stride)
+
+
 def test_patches_and_fields_lie_around_the_centres():
-    boxes = patch_boxes(CONV3, 23, 30)
+    boxes = boxes_of(CONV3, 23, 30)
     np.testing.assert_array_equal(boxes[0], [9, 9])  # 17 - 8
     np.testing.assert_array_equal(boxes[31], [25, 25])
     np.testing.assert_array_equal(boxes[29], [9, 473])  # cells in rows
-    np.testing.assert_array_equal(field_boxes(CONV3, 2, 2)[0], [17 - 49, 17 - 49])
-    tiles = patch_boxes(Geometry(224, 16, 7.5, 224, 14), 14, 14)
+    np.testing.assert_array_equal(boxes_of(CONV3, 2, 2, 99)[0], [17 - 49, 17 - 49])
+    tiles = boxes_of(Geometry(224, 16, 7.5, 224, 14), 14, 14)
     np.testing.assert_array_equal(tiles[15], [16, 16])
 
 
+def test_rows_and_columns_may_lie_differently():
+    rows, cols = Geometry(0, 4, 5.0, 9, 2), Geometry(0, 8, 3.0, 9, 2)
+    cells = every_cell(rows, cols)
+    np.testing.assert_array_equal(cells, [[0, 0], [0, 1], [1, 0], [1, 1]])
+    expected = [[3, 1], [3, 9], [7, 1], [7, 9]]
+    np.testing.assert_array_equal(boxes_around(rows, cols, cells, 4), expected)
+
+
 def test_which_cells_have_their_patch_inside_a_photograph_of_500_by_375():
-    boxes = patch_boxes(CONV3, 23, 30)
+    boxes = boxes_of(CONV3, 23, 30)
     there = inside(boxes, 16, (375, 500, 3)).reshape(23, 30)
     assert there[:22].all()
     assert not there[22].any()  # centre 369, last row 376
     assert covered(boxes, 16, (375, 500)).sum() == (375 - 9) * 480
-    fields = inside(field_boxes(CONV3, 23, 30), 99, (375, 500)).reshape(23, 30)
+    fields = inside(boxes_of(CONV3, 23, 30, 99), 99, (375, 500)).reshape(23, 30)
     rows, cols = np.flatnonzero(fields.any(1)), np.flatnonzero(fields.any(0))
     assert (rows[0], 17 + 16 * rows[-1] + 49 <= 374 < 17 + 16 * (rows[-1] + 1) + 49) == (2, True)
     assert (cols[0], 17 + 16 * cols[-1] + 49 <= 499 < 17 + 16 * (cols[-1] + 1) + 49) == (2, True)
@@ -65,10 +79,10 @@ def test_cutting_repeats_the_edge_and_says_what_was_seen():
 
 def test_a_photographs_own_patches_rebuild_it():
     picture = noise(23, 26, 3)
-    boxes = patch_boxes(SMALL, 5, 6)
+    boxes = boxes_of(SMALL, 5, 6)
     patches = cut(picture, boxes, 4)[:, None]
     mask = covered(boxes, 4, picture.shape)
-    rebuilt = rebuild(picture.shape, SMALL, 5, 6, patches)
+    rebuilt = rebuild(picture.shape, boxes, patches)
     np.testing.assert_array_equal(rebuilt[mask], picture[mask])
     assert (rebuilt[~mask] == MEAN_COLOUR).all()
     assert error(rebuilt, picture, mask)[:2] == (np.inf, 0)
@@ -79,7 +93,7 @@ def test_a_photographs_own_patches_rebuild_it():
 def test_rebuilding_equals_a_loop_over_pixels(shape):
     rows, cols, k = 5, 6, 3
     patches, counts = noise(30, k, 4, 4, 3, seed=1), np.arange(30) % (k + 1)
-    rebuilt = rebuild((*shape, 3), SMALL, rows, cols, patches, counts, colour=(1, 2, 3))
+    rebuilt = rebuild((*shape, 3), boxes_of(SMALL, rows, cols), patches, counts, colour=(1, 2, 3))
     expected = np.full((*shape, 3), (1, 2, 3), np.uint8)
     for cell in range(rows * cols):
         row, col = 3 + 4 * (cell // cols), 3 + 4 * (cell % cols)
@@ -93,7 +107,7 @@ def test_rebuilding_equals_a_loop_over_pixels(shape):
 
 def test_patches_beyond_the_top_left_are_cut_off():
     patches = noise(4, 1, 4, 4, 3)
-    rebuilt = rebuild((4, 4, 3), Geometry(4, 4, -1.0, 9, 2), 2, 2, patches)  # from -3 and 1
+    rebuilt = rebuild((4, 4, 3), np.array([[-3, -3], [-3, 1], [1, -3], [1, 1]]), patches)
     np.testing.assert_array_equal(rebuilt[0, 0], patches[0, 0, 3, 3])
     np.testing.assert_array_equal(rebuilt[1:, 1:], patches[3, 0, :3, :3])
 
@@ -115,7 +129,7 @@ def test_uniform_rf_draws_every_place_of_the_field_and_no_other():
 
 
 def test_uniform_rf_is_seeded_by_photograph_and_cell_and_stays_inside():
-    picture, boxes = noise(60, 70, 3), patch_boxes(SMALL, 14, 17)
+    picture, boxes = noise(60, 70, 3), boxes_of(SMALL, 14, 17)
     five = uniform_rf(picture, boxes, 4, 99, 5, [3, 1])
     np.testing.assert_array_equal(uniform_rf(picture, boxes, 4, 99, 1, [3, 1]), five[:, :1])
     np.testing.assert_array_equal(uniform_rf(picture, boxes[:20], 4, 99, 5, [3, 1]), five[:20])
@@ -215,11 +229,11 @@ def test_the_ratio_of_centre_and_periphery():
 
 
 def test_bad_input_is_refused():
-    picture = noise(9, 9, 3)
+    picture, corner = noise(9, 9, 3), np.zeros((1, 2), int)
     for bad, message in [
-        (lambda: rebuild((9, 9), SMALL, 2, 2, noise(4, 1, 5, 5, 3)), "patches must be"),
-        (lambda: rebuild((9, 9), SMALL, 1, 1, noise(1, 1, 4, 4, 3), np.array([2])), "counts"),
-        (lambda: uniform_rf(picture, np.zeros((1, 2), int), 4, 3, 1, [0]), "larger"),
+        (lambda: rebuild((9, 9), corner, noise(1, 1, 5, 4, 3)), "patches must be"),
+        (lambda: rebuild((9, 9), corner, noise(1, 1, 4, 4, 3), np.array([2])), "counts"),
+        (lambda: uniform_rf(picture, corner, 4, 3, 1, [0]), "larger"),
         (lambda: error(picture, picture, np.ones((9, 8), bool)), "mask"),
         (lambda: RunningMean.of(picture), "crops must be"),
         (lambda: RunningMean.of(np.zeros((1, 2, 2, 3))), "uint8"),

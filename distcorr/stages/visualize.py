@@ -1,0 +1,310 @@
+"""``visualize``: what a feature sees, by its nearest neighbours (section 2, Figures 1 and 2).
+
+Four kinds of shards, one after the other, since each reads what the one before has written: the
+cells of a group of photographs, their neighbours in one piece of the data base, the photographs
+rebuilt from all pieces' best, and receptive fields averaged over them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from distcorr.config import VisualizeConfig, digest
+from distcorr.data.classified import NOTES
+from distcorr.data.features import FeatureStore
+from distcorr.data.images import checksum
+from distcorr.data.run import Shard, StageFolder
+from distcorr.data.storage import Folder
+from distcorr.data.weights import Weights
+from distcorr.errors import DistcorrError, did_you_mean
+from distcorr.stages.averaged import average_fields
+from distcorr.stages.cluster import Outcome
+from distcorr.stages.copies import compare
+from distcorr.stages.gallery import Gallery, Layer
+from distcorr.stages.loaded import network_of, sources
+from distcorr.stages.locality import look
+from distcorr.stages.nearest import Piece, find
+from distcorr.stages.pipeline import (
+    Context,
+    Forecast,
+    Summary,
+    foreseen,
+    required,
+    run_shards,
+    stage_key,
+    without,
+)
+from distcorr.stages.rebuilt import Parts, rebuild_photographs
+
+VERSION = 1
+NAME = "visualize"
+LOOK, COPY, FIND, REBUILD, AVERAGE = "look", "copies", "find", "rebuild", "average"
+GROUP = 10  # photographs that are searched for together; not in the paper
+FILES = 4  # of the data base in a piece; not in the paper
+FIELDS = 5  # random cells that are averaged together; not in the paper
+_READERS = 16  # threads that compute checksums of photographs
+
+
+@dataclass(frozen=True)
+class _Task:
+    """What a shard is about, besides its kind and items."""
+
+    group: int
+    layer: str = ""
+    piece: Piece | None = None
+    counts: bool = False
+
+
+@dataclass
+class _Job:
+    """Everything about the stage that is known before any photograph is seen."""
+
+    gallery: Gallery
+    store: Folder
+    stage: StageFolder
+    tables: dict[str, tuple[str, ...]]  # layer -> folders of its cells
+    approximate: bool
+    copies: bool  # whether near copies are left out
+    photographs: list[str]  # to be rebuilt, in the order drawn
+    asked: dict[int, list[int]]  # number of a photograph -> places of Figure 2
+    plan: list[Shard] = field(default_factory=list)
+    tasks: list[_Task] = field(default_factory=list)  # of the shards
+    notes: list[str] = field(default_factory=list)
+
+    def add(self, kind: str, items: Sequence[str], inputs: Any, task: _Task) -> None:
+        """One more shard."""
+        made_from = digest([kind, inputs])[:16]
+        self.plan.append(Shard(len(self.plan), made_from, tuple(items), kind))
+        self.tasks.append(task)
+
+    def parts(self, task: _Task) -> Parts:
+        """What is there for one layer and group of photographs, once all before it is done."""
+        group, layer = task.group, task.layer
+
+        def names(prefix: str, among: Sequence[Shard]) -> tuple[str, ...]:
+            return tuple(f"{prefix}-{layer}/{shard.part}" for shard in among)
+
+        of_group = [s for s in self.plan if self.tasks[s.index].group == group]
+        looked = [s for s in of_group if s.kind == LOOK]
+        found = [s for s in self.plan if s.kind == FIND and self.tasks[s.index].layer == layer]
+        mine = [s for s in found if self.tasks[s.index].group == group]
+        return Parts(
+            names("queries", looked)[0],
+            names("found", mine),
+            names("far", mine),
+            names("exact", mine) if self.approximate else (),
+            tuple(f"copies/{s.part}" for s in of_group if s.kind == COPY),
+            names("sizes", [s for s in found if self.tasks[s.index].counts]),
+        )
+
+
+def run(context: Context) -> Summary:
+    """Search, rebuild and average.
+
+    Raises:
+        DistcorrError: an unknown photograph; weights that are gone or have changed; or what
+            ``run_shards`` raises.
+    """
+    job = _prepare(context)
+    for note in job.notes:
+        context.progress.warn(note)
+    context.run.save_config(context.config)
+    if job.notes:
+        job.stage.folder.write_json(NOTES, job.notes)
+    asked = {name: list(v) if isinstance(v, tuple) else v for name, v in _asked(context).items()}
+    facts = {NAME: asked, "layers": list(job.tables), "photographs": len(job.photographs)}
+    return run_shards(context, job.stage, job.plan, partial(_work, context, job), facts)
+
+
+def forecast(context: Context) -> Forecast:
+    """What ``run`` would do; reads photographs for their checksums, and computes nothing."""
+    store = FeatureStore(required("build-db", NAME, context.run))
+    tables = store.visualized(context.config.visualize).values()
+    if waiting := without(NAME, store, (name for names in tables for name in names)):
+        return waiting
+    job = _prepare(context)
+    return foreseen(job.stage, job.plan)
+
+
+def _asked(context: Context) -> dict[str, Any]:
+    return asdict(context.config.visualize)
+
+
+# -- planning ----------------------------------------------------------------------------------
+
+
+def _prepare(context: Context) -> _Job:
+    features, config = required("build-db", NAME, context.run), context.config.visualize
+    store = FeatureStore(features)
+    root = Folder(store.root) if store.root else context.run.folder / "toy"
+    gallery = Gallery.of(store, root, config.base, context.config.features.photo_side)
+    tables = {
+        layer: tuple(store.folder_of(name) for name in names)
+        for layer, names in store.visualized(config).items()
+    }
+    stage = context.run.stage(NAME, stage_key(NAME, VERSION, context))
+    notes: list[str] = []
+    photographs = _photographs(store, gallery, config, context.config.seed, notes)
+    if not tables:
+        notes.append("No layer's cells are kept (features.cells): no Figures 1 and 2.")
+    asked: dict[int, list[int]] = {}
+    for place in range(config.seeds if photographs else 0):
+        number = gallery.number[photographs[place % len(photographs)]]
+        asked.setdefault(number, []).append(place)
+    approximate = config.search != "exact"
+    where = gallery, features.files, stage, tables
+    job = _Job(*where, approximate, config.copies > 0, photographs, asked, notes=notes)
+    if tables:
+        _plan(job, {name: features.parts(name) for names in tables.values() for name in names})
+    return job
+
+
+def _photographs(
+    store: FeatureStore, gallery: Gallery, config: VisualizeConfig, seed: int, notes: list[str]
+) -> list[str]:
+    """Names of the photographs to rebuild, in the order drawn.
+
+    Raises:
+        DistcorrError: there is no photograph of such a name.
+    """
+    validation = sorted({i.image for i in store.instances if i.split == "val"})
+    drawn = [validation[i] for i in np.random.default_rng(seed).permutation(len(validation))]
+    chosen: list[str] = []
+    for name in config.images:
+        if name != "auto" and name not in gallery.number:
+            raise DistcorrError(
+                f"visualize.images names {name!r}, and this run has no such photograph."
+                f"{did_you_mean(name, gallery.images)}",
+                "names are relative to the data set's root; distcorr visualize --image PATH takes "
+                "pictures of your own",
+            )
+        chosen += drawn if name == "auto" else [name]
+    chosen = list(dict.fromkeys(chosen))[: config.photographs]
+    if len(chosen) < config.photographs and "auto" in config.images:
+        notes.append(f"{len(chosen)} photographs are rebuilt; {config.photographs} were asked for.")
+    return chosen
+
+
+def _plan(job: _Job, files: Mapping[str, Sequence[str]]) -> None:
+    """Every shard, in the order in which they can be done."""
+    with ThreadPoolExecutor(_READERS) as pool:
+        found = list(pool.map(partial(checksum, job.gallery.root), job.photographs))
+    now = dict(zip(job.photographs, found, strict=True))
+    starts = range(0, len(job.photographs), GROUP)
+    groups = [job.photographs[start : start + GROUP] for start in starts]
+    for group, images in enumerate(groups):
+        job.add(LOOK, images, [[image, now[image]] for image in images], _Task(group))
+    first = next(iter(job.tables))  # the shallowest tells places apart best
+    for group, images in enumerate(groups if job.copies else ()):
+        for piece in _pieces(files, job.tables[first][:1]):
+            items = tuple(name for name, _ in piece.files)
+            job.add(COPY, items, [first, items, [now[i] for i in images]], _Task(group, first))
+    for layer, tables in job.tables.items():
+        pieces = _pieces(files, tables)
+        for group, images in enumerate(groups):
+            for piece in pieces:
+                task = _Task(group, layer, piece, counts=group == 0)
+                items = tuple(name for name, _ in piece.files)
+                job.add(FIND, items, [layer, items, [now[i] for i in images]], task)
+    for kind in (REBUILD, AVERAGE):
+        for layer in job.tables:
+            for group, images in enumerate(groups):
+                numbers = [job.gallery.number[image] for image in images]
+                asked = sorted(p for n in numbers for p in job.asked.get(n, ()))
+                places = [str(place) for place in asked]
+                batches = [places[s : s + FIELDS] for s in range(0, len(places), FIELDS)]
+                for batch in batches if kind == AVERAGE else [images]:
+                    inputs = [layer, batch, [now[i] for i in images]]
+                    job.add(kind, batch, inputs, _Task(group, layer))
+
+
+def _pieces(files: Mapping[str, Sequence[str]], tables: Sequence[str]) -> list[Piece]:
+    """The data base in as many pieces as there are tasks; the second table is of mirror images."""
+    return [
+        Piece(tuple((name, bool(mirrored)) for name in files[table][start : start + FILES]))
+        for mirrored, table in enumerate(tables)
+        for start in range(0, len(files[table]), FILES)
+    ]
+
+
+# -- working -----------------------------------------------------------------------------------
+
+
+def _work(context: Context, job: _Job, todo: Sequence[Shard]) -> Iterator[Outcome[Shard, Any]]:
+    """What is left to do, kind by kind; none is begun while one before it lacks something."""
+    session, config = context.session, context.config
+    weights = network_of(NAME, context.run, config)
+    layers = _layers(context, job.tables, weights)
+    gallery, shown = session.put(job.gallery), job.photographs[: config.visualize.shown]
+    looking = session.put(weights), session.put(config), gallery, list(layers.values())
+
+    def arguments(shard: Shard) -> tuple[Any, ...]:
+        task = job.tasks[shard.index]
+        ends, settings = (job.stage, shard), (config.visualize, config.seed)
+        if shard.kind == LOOK:
+            asked = {n: job.asked.get(n, []) for n in (job.gallery.number[i] for i in shard.items)}
+            return (*looking, asked, *ends)
+        layer = layers[task.layer]
+        parts = job.parts(task)
+        if shard.kind == COPY:
+            least = config.visualize.copies
+            return (gallery, job.store, layer, shard.items, parts.queries, least, *ends)
+        if task.piece:
+            where = job.store, layer, task.piece, parts.queries, parts.copies
+            return (gallery, *where, *settings, task.counts, *ends)
+        return (
+            gallery,
+            layer,
+            parts,
+            *([shown] if shard.kind == REBUILD else []),
+            *settings,
+            *ends,
+        )
+
+    for kind, function in _FUNCTIONS.items():
+        mine = [shard for shard in todo if shard.kind == kind]
+        if mine:
+            context.progress.say(f"visualize: {_SAID[kind]}")
+        failed = False
+        gpus = session.gpus() if kind == LOOK and mine else 0.0
+        for outcome in session.map(function, ((s, arguments(s)) for s in mine), gpus):
+            failed |= bool(outcome.error)
+            yield outcome
+        if failed:
+            return
+
+
+def _layers(
+    context: Context, tables: Mapping[str, tuple[str, ...]], weights: Weights | None
+) -> dict[str, Layer]:
+    """Where the cells of each layer lie.
+
+    Raises:
+        DistcorrError: the features were made with other weights.
+    """
+    folders = {folder for of_layer in tables.values() for folder in of_layer}
+    found = sources(context.config, weights, folders, "cpu")
+    longest = context.config.features.photo_side
+    return {name: Layer.of(found[of[0]], of, longest) for name, of in tables.items()}
+
+
+_FUNCTIONS: dict[str, Callable[..., dict[str, int]]] = {
+    LOOK: look,
+    COPY: compare,
+    FIND: find,
+    REBUILD: rebuild_photographs,
+    AVERAGE: average_fields,
+}
+_SAID = {
+    LOOK: "cells of the photographs",
+    COPY: "near copies of them",
+    FIND: "their nearest neighbours",
+    REBUILD: "photographs rebuilt from them",
+    AVERAGE: "receptive fields averaged",
+}
