@@ -399,6 +399,7 @@ PRESETS: dict[str, Config] = {
         flow=FlowConfig(shard=4),
         # The network sees one input size: a pass for each shift, the fewer the finer its stride.
         responses=ResponsesConfig(layers=("block4", "sift20")),
+        visualize=VisualizeConfig(photographs=4, shown=3, seeds=4),
     ),
     # The paper's settings; data and weights are the user's (--data, --weights).
     "paper": Config(preset="paper"),

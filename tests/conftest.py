@@ -76,6 +76,10 @@ def toy_settings() -> Callable[..., list[str]]:
             "detect.folds=2",
             "detect.etas=[0.0,0.1]",  # no blank: some tests go through a shell
             "detect.hardest=20",
+            "visualize.photographs=2",
+            "visualize.shown=1",
+            "visualize.seeds=2",
+            "visualize.averaged=[2,5]",
             *more,
         ]
 

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from distcorr.algorithms import _fields_cpu
 from distcorr.types import BoolArray, Geometry
 
 Array = npt.NDArray[Any]
@@ -28,7 +29,7 @@ GREY = np.array([0.299, 0.587, 0.114])  # Rec. 601
 def every_cell(rows: Geometry, cols: Geometry) -> Cells:
     """(rows * cols, 2) (row, col) of all cells of a picture, in rows."""
     row, col = np.divmod(np.arange(rows.cells * cols.cells, dtype=np.int64), cols.cells)
-    return np.stack((row, col), axis=1, dtype=np.int64)
+    return np.stack([row, col], axis=1)
 
 
 def boxes_around(rows: Geometry, cols: Geometry, cells: Cells, side: int) -> Boxes:
@@ -45,8 +46,9 @@ def boxes_around(rows: Geometry, cols: Geometry, cells: Cells, side: int) -> Box
     Returns:
         (n, 2) first (row, col) px.
     """
-    offset, stride = (np.array([getattr(a, n) for a in (rows, cols)]) for n in ("offset", "stride"))
-    return np.ceil(offset + stride * cells - side / 2).astype(np.int64)
+    offset, stride = np.array([[a.offset, a.stride] for a in (rows, cols)]).T
+    first: Boxes = np.ceil(offset + stride * cells - side / 2).astype(np.int64)
+    return first
 
 
 def inside(boxes: Boxes, side: int, shape: Sequence[int]) -> BoolArray:
@@ -61,13 +63,6 @@ def cut(picture: Picture, boxes: Boxes, side: int) -> Picture:
     height, width = picture.shape[:2]
     rows, cols = rows.clip(0, height - 1), cols.clip(0, width - 1)
     return picture[rows[:, :, None], cols[:, None, :]]
-
-
-def seen(boxes: Boxes, side: int, shape: Sequence[int]) -> BoolArray:
-    """(n, side, side) which pixels of the boxes lie inside a picture of ``shape`` (H, W, ...)."""
-    (rows, cols), (height, width) = _pixels(boxes, side), shape[:2]
-    row, col = (rows >= 0) & (rows < height), (cols >= 0) & (cols < width)
-    return row[:, :, None] & col[:, None, :]
 
 
 def covered(boxes: Boxes, side: int, shape: Sequence[int]) -> BoolArray:
@@ -220,15 +215,15 @@ def _ssim(x: Floats, y: Floats) -> Floats:
 
 @dataclass(frozen=True, eq=False)
 class RunningMean:
-    """Sums over crops, for their mean and standard deviation (Figure 2).
+    """Sums over squares of pictures, for their mean and standard deviation (Figure 2).
 
-    They are whole numbers: crops may come in any order and grouping, and the bytes stay the same.
+    They are whole numbers: squares may come in any order and grouping, and the bytes stay the same.
     Add two with ``+``.
 
     Attributes:
-        count: (h, w) int64 crops that show the pixel.
-        total: (h, w, 3) int64.
-        squares: (h, w, 3) int64.
+        count: (s, s) int64 squares that show the pixel.
+        total: (s, s, 3) int64.
+        squares: (s, s, 3) int64.
     """
 
     count: npt.NDArray[np.int64]
@@ -236,18 +231,17 @@ class RunningMean:
     squares: npt.NDArray[np.int64]
 
     @classmethod
-    def of(cls, crops: Picture, shown: BoolArray | None = None) -> RunningMean:
-        """Of (n, h, w, 3) crops; ``shown`` (n, h, w) leaves out pixels beyond the photograph."""
-        if crops.dtype != np.uint8 or crops.ndim != 4:
-            raise ValueError(f"crops must be (n, h, w, 3) uint8, got {crops.dtype} {crops.shape}")
-        size = crops.shape[1:3]
-        shown = np.ones(crops.shape[:3], bool) if shown is None else shown
-        total, squares = np.zeros((2, *crops.shape[1:]), np.int64)
-        for crop, there in zip(crops, shown, strict=True):  # one at a time: int64 is large
-            wide = np.where(there[:, :, None], crop, 0).astype(np.int64)
-            total += wide
-            squares += wide * wide
-        return cls(shown.sum(axis=0, dtype=np.int64).reshape(size), total, squares)
+    def blank(cls, side: int) -> RunningMean:
+        """Of nothing yet, ``side`` px wide."""
+        sums = (np.zeros((side, side, 3), np.int64) for _ in range(2))
+        return cls(np.zeros((side, side), np.int64), *sums)
+
+    def add(self, picture: Picture, boxes: Boxes) -> None:
+        """Add the squares at (n, 2) ``boxes`` of (H, W, 3); pixels beyond it are left out."""
+        if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
+            found = f"{picture.dtype} {picture.shape}"
+            raise ValueError(f"a picture must be (H, W, 3) uint8, got {found}")
+        _fields_cpu.add(picture, boxes, self.count, self.total, self.squares)
 
     def __add__(self, other: RunningMean) -> RunningMean:
         return RunningMean(

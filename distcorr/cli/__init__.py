@@ -7,6 +7,7 @@ from distcorr.cli import (  # noqa: F401 (this registers the commands)
     pipeline,
     predict,
     results,
+    visualize,
 )
 from distcorr.cli.common import app
 

@@ -53,7 +53,7 @@ def _stage_command(name: str, stages: tuple[str, ...], text: str) -> None:
         quiet: QuietOption = False,
     ) -> None:
         options = Options(run, preset, settings, data, weights, category, limit, address, store)
-        _run_stages(stages, options, dry_run, as_json, quiet)
+        run_stages(stages, options, dry_run, as_json, quiet)
 
     app.command(name, rich_help_panel=PIPELINE, help=text)(command)
 
@@ -100,21 +100,16 @@ _stage_command(
     "Mine keypoint detectors and predict by them and a prior (§5, Table 4, Figure 6).\n\n"
     "Example:  distcorr detect -r runs/paper --set detect.rounds=2",
 )
-_stage_command(
-    "visualize",
-    ("visualize",),
-    "Rebuild photographs from nearest neighbours, average receptive fields (§2, Figures 1, 2).\n\n"
-    "Example:  distcorr visualize -r runs/paper --set visualize.mirrored=true",
-)
 
 
-def _run_stages(
+def run_stages(
     names: tuple[str, ...],
     options: Options,
     dry_run: bool,
     as_json: bool,
     quiet: bool,
 ) -> None:
+    """Run some stages in order, then what goes with them."""
     from distcorr.stages.cluster import Session
     from distcorr.stages.pipeline import Context, forecast_stage, run_stage
     from distcorr.terminal import print_forecasts

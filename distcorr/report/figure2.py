@@ -179,8 +179,8 @@ def _caption(made: Opened) -> str:
 
 def _head(made: Opened, layer: str) -> str:
     about = made.visualized.bases[layer]
-    whole = f" (the whole picture; receptive field {about.rf} px)"
-    return f"{layer}: {about.field} px{whole if about.field < about.rf else ''}"
+    whole = f" as the picture; receptive field {about.rf} px" if about.field < about.rf else ""
+    return f"{layer}: {about.field} px{whole}"
 
 
 def _also(made: Opened) -> str:

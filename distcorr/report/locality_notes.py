@@ -63,6 +63,14 @@ def notes(
     ]
     if zeros := _counted({layer: each.zeros for layer, each in visualized.bases.items()}):
         found.append(f"Cells that are no one's neighbour, their feature being zero: {zeros}.")
+    if visualized.copies:
+        copies = sum(len(others) for others in visualized.copies.values())
+        found.append(
+            f"Near copies in the data base, left out as the photograph itself is (not in the "
+            f"paper): {copies:,}, of {len(visualized.copies)} photographs."
+        )
+    elif not asked["copies"]:
+        found.append("Near copies of the photographs in the data base are NOT left out.")
     found += [*_fields(visualized, averages), *_unrebuilt(visualized)]
     found += _few(visualized, averages)
     if letters:
@@ -81,7 +89,7 @@ def _fields(visualized: Visualized, averages: Sequence[Average]) -> list[str]:
         elif each.field < each.rf:
             found.append(
                 f"{layer}'s receptive field ({each.rf} px) is larger than its picture: Figure 2 "
-                f"averages {each.field} px, the whole picture."
+                f"averages {each.field} px about each cell, the picture's side."
             )
     return found
 

@@ -20,10 +20,8 @@ from distcorr.stages.gallery import Gallery, Ids, Layer, Sizes, cuts, view_of
 from distcorr.stages.locality import Queries
 from distcorr.stages.nearest import merged, sizes
 from distcorr.stages.rebuilt import Parts
-from distcorr.types import BoolArray
 
 _FIGURE = 2
-_AT_ONCE = 16  # crops that wait to be added up; 1.3 MB of conv5's
 
 
 def average_fields(
@@ -105,26 +103,12 @@ def _sums(
     rank = np.broadcast_to(np.arange(ids.shape[2]), ids.shape)
     band = np.searchsorted(averaged, rank, side="right")
     target = (np.arange(np.prod(methods)).reshape(*methods, 1) * len(bands) + band).ravel()
-    empty = np.zeros((0, side, side, 3), np.uint8)
-    sums = [RunningMean.of(empty) for _ in range(len(bands) * int(np.prod(methods)))]
-    waiting: list[list[tuple[Picture, BoolArray]]] = [[] for _ in sums]
-
-    def add(at: int) -> None:
-        crops, shown = (np.stack(each) for each in zip(*waiting[at], strict=True))
-        sums[at] += RunningMean.of(crops, shown)
-        waiting[at].clear()
-
+    sums = [RunningMean.blank(side) for _ in range(len(bands) * int(np.prod(methods)))]
     for view, _, where, cells in cuts(gallery, layer, ids.ravel()):
-        size = view.picture.shape[:2]
-        boxes = layer.boxes(cells, size, side)
-        crops, shown = rebuild.cut(view.picture, boxes, side), rebuild.seen(boxes, side, size)
-        for at, crop, there in zip(target[where], crops, shown, strict=True):
-            waiting[at].append((crop, there))
-            if len(waiting[at]) == _AT_ONCE:
-                add(at)
-    for at, left in enumerate(waiting):
-        if left:
-            add(at)
+        boxes = layer.boxes(cells, view.picture.shape, side)
+        picture = np.ascontiguousarray(view.picture)  # a mirror image is not, and compiles anew
+        for at in np.unique(target[where]):
+            sums[at].add(picture, boxes[target[where] == at])
     count = len(bands)
     nested = [list(itertools.accumulate(sums[s : s + count])) for s in range(0, len(sums), count)]
     return [nested[: methods[1]], nested[methods[1] :]]

@@ -195,8 +195,7 @@ def _wanted(
         )
     if kind != "vectors":
         source.geometry(tap, side or 8 * source.input_size)  # refuses fc7
-    version = OF_CELLS if kind in CELLS else VERSION
-    made: dict[str, Any] = {"version": version, "side": side, "source": source.identity(tap)}
+    made: dict[str, Any] = {"version": VERSION, "side": side, "source": source.identity(tap)}
     if not is_sift:
         made["batch"] = config.features.batch  # the last bits of a product may depend on it
     elif (
@@ -205,6 +204,8 @@ def _wanted(
         made["lattice"] = _lattice(source, tap, side, config.features.photo_side)
     if kind not in OF_INSTANCES:
         made["photo_side"] = config.features.photo_side
+    if kind in CELLS:
+        made["cells"] = OF_CELLS
     if kind in CELLS and config.features.cells_per_photo:
         made |= {"sample": config.features.cells_per_photo, "seed": config.seed}
     context = 0.0

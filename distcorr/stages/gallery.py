@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import NamedTuple
 
@@ -147,6 +147,7 @@ class Gallery:
         images: number -> name.
         checksums: number -> the sha256 that build-db saw.
         base: (n,) whether patches may come from it.
+        validation: numbers of those with validation instances.
         longest: px, photographs are reduced to it.
         boxes: number -> category and box of the objects in it.
     """
@@ -155,6 +156,7 @@ class Gallery:
     images: tuple[str, ...]
     checksums: tuple[str, ...]
     base: BoolArray
+    validation: frozenset[int]
     longest: int
     boxes: Mapping[int, list[tuple[str, Box]]] = field(default_factory=dict)
 
@@ -166,11 +168,22 @@ class Gallery:
         number = {image: n for n, image in enumerate(images)}
         mine = np.zeros(len(images), bool)
         boxes: dict[int, list[tuple[str, Box]]] = {}
+        validation = frozenset(number[i.image] for i in store.instances if i.split == "val")
         for instance in store.instances:
             here = number[instance.image]
             mine[here] |= base == "all" or instance.split == base
             boxes.setdefault(here, []).append((instance.category, instance.box))
-        return cls(root, images, tuple(checksums[i] for i in images), mine, longest, boxes)
+        shas = tuple(checksums[i] for i in images)
+        return cls(root, images, shas, mine, validation, longest, boxes)
+
+    def joined_by(self, image: str, sha256: str) -> Gallery:
+        """With one more photograph, which has the last number and gives no patches."""
+        return replace(
+            self,
+            images=(*self.images, image),
+            checksums=(*self.checksums, sha256),
+            base=np.append(self.base, False),
+        )
 
     @cached_property
     def number(self) -> dict[str, int]:

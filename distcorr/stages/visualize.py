@@ -7,7 +7,7 @@ rebuilt from all pieces' best, and receptive fields averaged over them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from distcorr.config import VisualizeConfig, digest
+from distcorr.config import Config, VisualizeConfig, digest
 from distcorr.data.classified import NOTES
 from distcorr.data.features import FeatureStore
 from distcorr.data.images import checksum
@@ -52,6 +52,59 @@ _READERS = 16  # threads that compute checksums of photographs
 
 
 @dataclass(frozen=True)
+class DataBase:
+    """Photographs, and where the cells of their layers are.
+
+    Attributes:
+        gallery: of all photographs of the run.
+        store: where the cells are.
+        tables: layer -> folders of its cells.
+        files: folder -> its parts.
+    """
+
+    gallery: Gallery
+    store: Folder
+    tables: dict[str, tuple[str, ...]]
+    files: dict[str, list[str]]
+
+    @classmethod
+    def of(cls, context: Context) -> DataBase:
+        """The run's, as ``visualize`` is to use it.
+
+        Raises:
+            DistcorrError: build-db is unfinished, or a layer that is asked for is not kept.
+        """
+        features, config = required("build-db", NAME, context.run), context.config
+        store = FeatureStore(features)
+        root = Folder(store.root) if store.root else context.run.folder / "toy"
+        gallery = Gallery.of(store, root, config.visualize.base, config.features.photo_side)
+        tables = {
+            layer: tuple(store.folder_of(name) for name in names)
+            for layer, names in store.visualized(config.visualize).items()
+        }
+        files = {name: features.parts(name) for names in tables.values() for name in names}
+        return cls(gallery, features.files, tables, files)
+
+    def pieces(self, layer: str, mirrored: bool = True) -> list[Piece]:
+        """The cells of a layer in as many pieces as there are tasks, or without mirror images."""
+        return [
+            Piece(tuple((name, bool(kind)) for name in self.files[table][start : start + FILES]))
+            for kind, table in enumerate(self.tables[layer][: 1 + mirrored])
+            for start in range(0, len(self.files[table]), FILES)
+        ]
+
+    def layers(self, config: Config, weights: Weights | None) -> dict[str, Layer]:
+        """Where the cells of each layer lie.
+
+        Raises:
+            DistcorrError: the features were made with other weights.
+        """
+        found = sources(config, weights, set(self.files), "cpu")
+        longest = config.features.photo_side
+        return {name: Layer.of(found[of[0]], of, longest) for name, of in self.tables.items()}
+
+
+@dataclass(frozen=True)
 class _Task:
     """What a shard is about, besides its kind and items."""
 
@@ -65,12 +118,9 @@ class _Task:
 class _Job:
     """Everything about the stage that is known before any photograph is seen."""
 
-    gallery: Gallery
-    store: Folder
+    base: DataBase
     stage: StageFolder
-    tables: dict[str, tuple[str, ...]]  # layer -> folders of its cells
-    approximate: bool
-    copies: bool  # whether near copies are left out
+    config: VisualizeConfig
     photographs: list[str]  # to be rebuilt, in the order drawn
     asked: dict[int, list[int]]  # number of a photograph -> places of Figure 2
     plan: list[Shard] = field(default_factory=list)
@@ -98,7 +148,7 @@ class _Job:
             names("queries", looked)[0],
             names("found", mine),
             names("far", mine),
-            names("exact", mine) if self.approximate else (),
+            names("exact", mine) if self.config.search != "exact" else (),
             tuple(f"copies/{s.part}" for s in of_group if s.kind == COPY),
             names("sizes", [s for s in found if self.tasks[s.index].counts]),
         )
@@ -118,7 +168,7 @@ def run(context: Context) -> Summary:
     if job.notes:
         job.stage.folder.write_json(NOTES, job.notes)
     asked = {name: list(v) if isinstance(v, tuple) else v for name, v in _asked(context).items()}
-    facts = {NAME: asked, "layers": list(job.tables), "photographs": len(job.photographs)}
+    facts = {NAME: asked, "layers": list(job.base.tables), "photographs": len(job.photographs)}
     return run_shards(context, job.stage, job.plan, partial(_work, context, job), facts)
 
 
@@ -140,41 +190,32 @@ def _asked(context: Context) -> dict[str, Any]:
 
 
 def _prepare(context: Context) -> _Job:
-    features, config = required("build-db", NAME, context.run), context.config.visualize
-    store = FeatureStore(features)
-    root = Folder(store.root) if store.root else context.run.folder / "toy"
-    gallery = Gallery.of(store, root, config.base, context.config.features.photo_side)
-    tables = {
-        layer: tuple(store.folder_of(name) for name in names)
-        for layer, names in store.visualized(config).items()
-    }
+    config, base = context.config.visualize, DataBase.of(context)
     stage = context.run.stage(NAME, stage_key(NAME, VERSION, context))
     notes: list[str] = []
-    photographs = _photographs(store, gallery, config, context.config.seed, notes)
-    if not tables:
+    photographs = _photographs(context, base.gallery, notes)
+    if not base.tables:
         notes.append("No layer's cells are kept (features.cells): no Figures 1 and 2.")
     asked: dict[int, list[int]] = {}
     for place in range(config.seeds if photographs else 0):
-        number = gallery.number[photographs[place % len(photographs)]]
+        number = base.gallery.number[photographs[place % len(photographs)]]
         asked.setdefault(number, []).append(place)
-    approximate = config.search != "exact"
-    where = gallery, features.files, stage, tables
-    job = _Job(*where, approximate, config.copies > 0, photographs, asked, notes=notes)
-    if tables:
-        _plan(job, {name: features.parts(name) for names in tables.values() for name in names})
+    job = _Job(base, stage, config, photographs, asked, notes=notes)
+    if base.tables:
+        _plan(job)
     return job
 
 
-def _photographs(
-    store: FeatureStore, gallery: Gallery, config: VisualizeConfig, seed: int, notes: list[str]
-) -> list[str]:
+def _photographs(context: Context, gallery: Gallery, notes: list[str]) -> list[str]:
     """Names of the photographs to rebuild, in the order drawn.
 
     Raises:
         DistcorrError: there is no photograph of such a name.
     """
-    validation = sorted({i.image for i in store.instances if i.split == "val"})
-    drawn = [validation[i] for i in np.random.default_rng(seed).permutation(len(validation))]
+    config = context.config.visualize
+    validation = sorted({gallery.images[number] for number in gallery.validation})
+    draw = np.random.default_rng(context.config.seed).permutation(len(validation))
+    drawn = [validation[i] for i in draw]
     chosen: list[str] = []
     for name in config.images:
         if name != "auto" and name not in gallery.number:
@@ -191,46 +232,37 @@ def _photographs(
     return chosen
 
 
-def _plan(job: _Job, files: Mapping[str, Sequence[str]]) -> None:
+def _plan(job: _Job) -> None:
     """Every shard, in the order in which they can be done."""
+    gallery, tables = job.base.gallery, job.base.tables
     with ThreadPoolExecutor(_READERS) as pool:
-        found = list(pool.map(partial(checksum, job.gallery.root), job.photographs))
+        found = list(pool.map(partial(checksum, gallery.root), job.photographs))
     now = dict(zip(job.photographs, found, strict=True))
     starts = range(0, len(job.photographs), GROUP)
     groups = [job.photographs[start : start + GROUP] for start in starts]
     for group, images in enumerate(groups):
         job.add(LOOK, images, [[image, now[image]] for image in images], _Task(group))
-    first = next(iter(job.tables))  # the shallowest tells places apart best
-    for group, images in enumerate(groups if job.copies else ()):
-        for piece in _pieces(files, job.tables[first][:1]):
+    first = next(iter(tables))  # the shallowest tells places apart best
+    for group, images in enumerate(groups if job.config.copies else ()):
+        for piece in job.base.pieces(first, mirrored=False):
             items = tuple(name for name, _ in piece.files)
             job.add(COPY, items, [first, items, [now[i] for i in images]], _Task(group, first))
-    for layer, tables in job.tables.items():
-        pieces = _pieces(files, tables)
+    for layer in tables:
         for group, images in enumerate(groups):
-            for piece in pieces:
+            for piece in job.base.pieces(layer):
                 task = _Task(group, layer, piece, counts=group == 0)
                 items = tuple(name for name, _ in piece.files)
                 job.add(FIND, items, [layer, items, [now[i] for i in images]], task)
     for kind in (REBUILD, AVERAGE):
-        for layer in job.tables:
+        for layer in tables:
             for group, images in enumerate(groups):
-                numbers = [job.gallery.number[image] for image in images]
+                numbers = [gallery.number[image] for image in images]
                 asked = sorted(p for n in numbers for p in job.asked.get(n, ()))
                 places = [str(place) for place in asked]
                 batches = [places[s : s + FIELDS] for s in range(0, len(places), FIELDS)]
                 for batch in batches if kind == AVERAGE else [images]:
                     inputs = [layer, batch, [now[i] for i in images]]
                     job.add(kind, batch, inputs, _Task(group, layer))
-
-
-def _pieces(files: Mapping[str, Sequence[str]], tables: Sequence[str]) -> list[Piece]:
-    """The data base in as many pieces as there are tasks; the second table is of mirror images."""
-    return [
-        Piece(tuple((name, bool(mirrored)) for name in files[table][start : start + FILES]))
-        for mirrored, table in enumerate(tables)
-        for start in range(0, len(files[table]), FILES)
-    ]
 
 
 # -- working -----------------------------------------------------------------------------------
@@ -240,23 +272,25 @@ def _work(context: Context, job: _Job, todo: Sequence[Shard]) -> Iterator[Outcom
     """What is left to do, kind by kind; none is begun while one before it lacks something."""
     session, config = context.session, context.config
     weights = network_of(NAME, context.run, config)
-    layers = _layers(context, job.tables, weights)
-    gallery, shown = session.put(job.gallery), job.photographs[: config.visualize.shown]
+    layers, store = job.base.layers(config, weights), job.base.store
+    gallery, shown = session.put(job.base.gallery), job.photographs[: config.visualize.shown]
     looking = session.put(weights), session.put(config), gallery, list(layers.values())
 
     def arguments(shard: Shard) -> tuple[Any, ...]:
         task = job.tasks[shard.index]
         ends, settings = (job.stage, shard), (config.visualize, config.seed)
         if shard.kind == LOOK:
-            asked = {n: job.asked.get(n, []) for n in (job.gallery.number[i] for i in shard.items)}
+            asked = {
+                n: job.asked.get(n, []) for n in (job.base.gallery.number[i] for i in shard.items)
+            }
             return (*looking, asked, *ends)
         layer = layers[task.layer]
         parts = job.parts(task)
         if shard.kind == COPY:
             least = config.visualize.copies
-            return (gallery, job.store, layer, shard.items, parts.queries, least, *ends)
+            return (gallery, store, layer, shard.items, parts.queries, least, *ends)
         if task.piece:
-            where = job.store, layer, task.piece, parts.queries, parts.copies
+            where = store, layer, task.piece, parts.queries, parts.copies
             return (gallery, *where, *settings, task.counts, *ends)
         return (
             gallery,
@@ -278,20 +312,6 @@ def _work(context: Context, job: _Job, todo: Sequence[Shard]) -> Iterator[Outcom
             yield outcome
         if failed:
             return
-
-
-def _layers(
-    context: Context, tables: Mapping[str, tuple[str, ...]], weights: Weights | None
-) -> dict[str, Layer]:
-    """Where the cells of each layer lie.
-
-    Raises:
-        DistcorrError: the features were made with other weights.
-    """
-    folders = {folder for of_layer in tables.values() for folder in of_layer}
-    found = sources(context.config, weights, folders, "cpu")
-    longest = context.config.features.photo_side
-    return {name: Layer.of(found[of[0]], of, longest) for name, of in tables.items()}
 
 
 _FUNCTIONS: dict[str, Callable[..., dict[str, int]]] = {

@@ -17,7 +17,6 @@ from distcorr.algorithms.rebuild import (
     radial_profile,
     random_cells,
     rebuild,
-    seen,
     uniform_rf,
 )
 from distcorr.types import Geometry
@@ -66,15 +65,11 @@ def test_which_cells_have_their_patch_inside_a_photograph_of_500_by_375():
     assert (cols[0], 17 + 16 * cols[-1] + 49 <= 499 < 17 + 16 * (cols[-1] + 1) + 49) == (2, True)
 
 
-def test_cutting_repeats_the_edge_and_says_what_was_seen():
+def test_cutting_repeats_the_edge():
     picture, boxes = noise(12, 15, 3), np.array([[-3, 4], [9, 13], [2, 2]])
-    patches, shown = cut(picture, boxes, 5), seen(boxes, 5, picture.shape)
     padded = np.pad(picture, ((9, 9), (9, 9), (0, 0)), mode="edge")
-    for patch, there, (row, col) in zip(patches, shown, boxes, strict=True):
+    for patch, (row, col) in zip(cut(picture, boxes, 5), boxes, strict=True):
         np.testing.assert_array_equal(patch, padded[row + 9 : row + 14, col + 9 : col + 14])
-        for y in range(5):
-            for x in range(5):
-                assert there[y, x] == (0 <= row + y < 12 and 0 <= col + x < 15)
 
 
 def test_a_photographs_own_patches_rebuild_it():
@@ -180,23 +175,38 @@ def test_errors_against_plain_formulas():
 
 
 def test_a_running_mean_is_the_mean_in_any_order_and_grouping():
-    crops, shown = noise(40, 7, 9, 3), noise(40, 7, 9, seed=1) > 200
-    shown[:, 0, 0] = False
-    order = np.random.default_rng(2).permutation(40)
-    a, b, c = (RunningMean.of(crops[i], shown[i]) for i in np.split(order, [3, 20]))
-    sums = [RunningMean.of(crops, shown), (a + b) + c, c + (b + a)]
-    for other in sums[1:]:
-        for name in ("count", "total", "squares"):
-            np.testing.assert_array_equal(getattr(other, name), getattr(sums[0], name))
-        assert other.mean().tobytes() == sums[0].mean().tobytes()
-        assert other.std().tobytes() == sums[0].std().tobytes()
-    some = np.where(shown[..., None], crops, np.nan)
-    np.testing.assert_allclose(sums[0].mean()[1:], np.nanmean(some[:, 1:], axis=0))
-    np.testing.assert_allclose(sums[0].std()[1:], np.nanstd(some[:, 1:], axis=0), atol=1e-9)
-    assert (sums[0].mean()[0, 0] == MEAN_COLOUR).all()
-    assert np.isnan(sums[0].std()[0, 0]).all()
-    np.testing.assert_allclose(RunningMean.of(crops).mean(), crops.mean(axis=0))
-    np.testing.assert_array_equal(RunningMean.of(crops[:1].repeat(9, axis=0)).std(), 0)
+    pictures = [noise(*shape, 3, seed=n) for n, shape in enumerate([(20, 30), (9, 40), (60, 5)])]
+    at = np.random.default_rng(2).integers(-8, 30, (3, 15, 2))
+    sums = [RunningMean.blank(7) for _ in range(4)]
+    for n in (0, 1, 2):
+        sums[0].add(pictures[n], at[n])
+    for n in (2, 0, 1):
+        sums[1 + n].add(pictures[n], at[n, ::-1])
+    sums[1] += sums[3] + sums[2]
+    for name in ("count", "total", "squares"):
+        np.testing.assert_array_equal(getattr(sums[0], name), getattr(sums[1], name))
+    assert sums[0].mean().tobytes() == sums[1].mean().tobytes()
+    assert sums[0].std().tobytes() == sums[1].std().tobytes()
+    padded = [np.full((120, 120, 3), np.nan) for _ in pictures]
+    for around, picture in zip(padded, pictures, strict=True):
+        around[40 : 40 + picture.shape[0], 40 : 40 + picture.shape[1]] = picture
+    crops = np.array([padded[n][y : y + 7, x : x + 7] for n in range(3) for y, x in at[n] + 40])
+    there = ~np.isnan(crops).all(axis=(0, 3))
+    assert there.any()
+    np.testing.assert_allclose(sums[0].mean()[there], np.nanmean(crops, axis=0)[there])
+    np.testing.assert_allclose(sums[0].std()[there], np.nanstd(crops, axis=0)[there], atol=1e-9)
+    same = RunningMean.blank(7)
+    same.add(pictures[0], np.repeat([[3, 4]], 9, axis=0))
+    np.testing.assert_array_equal(same.mean(), pictures[0][3:10, 4:11])
+    np.testing.assert_array_equal(same.std(), 0)
+
+
+def test_what_no_square_shows_has_no_spread():
+    none = RunningMean.blank(3)
+    none.add(noise(9, 9, 3), np.array([[-2, 0], [-9, -9], [30, 2]]))
+    assert none.count.tolist() == [[0] * 3, [0] * 3, [1] * 3]
+    assert (none.mean()[:2] == MEAN_COLOUR).all()
+    assert np.isnan(none.std()[:2]).all()
 
 
 def test_contrast_stretches_all_colours_together():
@@ -235,8 +245,8 @@ def test_bad_input_is_refused():
         (lambda: rebuild((9, 9), corner, noise(1, 1, 4, 4, 3), np.array([2])), "counts"),
         (lambda: uniform_rf(picture, corner, 4, 3, 1, [0]), "larger"),
         (lambda: error(picture, picture, np.ones((9, 8), bool)), "mask"),
-        (lambda: RunningMean.of(picture), "crops must be"),
-        (lambda: RunningMean.of(np.zeros((1, 2, 2, 3))), "uint8"),
+        (lambda: RunningMean.blank(2).add(picture[..., 0], corner), "a picture must be"),
+        (lambda: RunningMean.blank(2).add(np.zeros((2, 2, 3)), corner), "uint8"),
     ]:
         with pytest.raises(ValueError, match=message):
             bad()

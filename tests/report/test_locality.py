@@ -24,6 +24,7 @@ from distcorr.data.features import FeatureStore
 from distcorr.data.run import DeadLetter, Run, Shard
 from distcorr.data.visualized import (
     AVERAGES,
+    COPIES,
     COUNTS,
     ERRORS,
     METHODS,
@@ -47,7 +48,7 @@ Row = dict[str, Any]
 SEED, LEVEL, RESAMPLES = 7, 0.9, 60
 LAYERS = {"conv3": (16, 99), "conv4": (16, 131), "conv5": (16, 163)}
 SCHEMAS = {"errors": ERRORS, "pictures": PICTURES, "averages": AVERAGES, "counts": COUNTS}
-SCHEMAS["recall"] = RECALL
+SCHEMAS |= {"recall": RECALL, "copies": COPIES}
 EVALUATION = EvaluationConfig(resamples=RESAMPLES, level=LEVEL)
 
 
@@ -413,11 +414,17 @@ def test_notes_say_what_the_base_is(tmp_path: Path) -> None:
     )
     assert "1 photographs lack something, for example a.jpg: it is too small for conv5." in notes
     whole = [count("conv3", rf=600, field=200)]
-    _, notes = numbers(write(tmp_path / "c", counts=whole, averages=averages(1)[:2]))
-    assert notes[1] == (
-        "conv3's receptive field (600 px) is larger than its picture: Figure 2 averages 200 px, "
-        "the whole picture."
-    )
+    copies = [{"image": name(n), "other": name(9 + n), "agreement": 0.8} for n in (0, 0, 1)]
+    shown = {"counts": whole, "averages": averages(1)[:2]}
+    _, notes = numbers(write(tmp_path / "c", **shown, copies=copies))
+    assert notes[1:] == [
+        "Near copies in the data base, left out as the photograph itself is (not in the paper): 3, "
+        "of 2 photographs.",
+        "conv3's receptive field (600 px) is larger than its picture: Figure 2 averages 200 px "
+        "about each cell, the picture's side.",
+    ]
+    _, notes = numbers(write(tmp_path / "d", settings=["visualize.copies=0"], **shown))
+    assert notes[1] == "Near copies of the photographs in the data base are NOT left out."
 
 
 def test_the_report_has_its_tables(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -489,6 +489,8 @@ def test_what_changes_values_changes_the_folder(
     assert changed("features.conv=pool5") == latticed
     assert changed("features.photo_side=400") >= {"points/conv4", "points/sift20", "cells/sift20"}
     assert changed("features.cells_per_photo=5") == {"cells/conv4", "cells/sift20"}
+    monkeypatch.setattr("distcorr.stages.features.OF_CELLS", 99)
+    assert changed() == {"cells/conv4", "cells/sift20"}
     monkeypatch.setattr("distcorr.stages.features.VERSION", 99)
     assert changed() == before.keys() - {"grids/conv4"}
 
