@@ -118,7 +118,7 @@ def _rebuild(
     for note in made.notes:
         shown.warn(note)
     kind = name.rpartition(".")[2].lower()
-    folder.write(name, figure1.own(made, config.visualize, kind))
+    folder.write(name, figure1.sheet(made, vars(config.visualize)).drawn(kind))
     if as_json:
         print(json.dumps(_document(made) | {"file": image, "picture": out}))
         return
@@ -131,7 +131,7 @@ def _rebuild(
 
 def _document(made: OwnPicture) -> dict[str, Any]:
     """The numbers as JSON; None for nothing."""
-    rows = [row._asdict() for row, _ in made.rebuilt]
+    rows = [row._asdict() for row in made.rebuilt]
     keys = ("layer", "method", "k", "psnr", "colour", "ssim", "cells", "short")
     return {
         "bases": {layer: base._asdict() for layer, base in made.bases.items()},

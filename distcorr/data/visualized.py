@@ -182,6 +182,7 @@ class Visualized:
             DistcorrError: a part is missing or damaged.
         """
         self._stage = stage
+        self._kept: dict[str, pa.Table] = {}
         self.notes: list[str] = (
             list(stage.folder.read_json(NOTES)) if stage.folder.exists(NOTES) else []
         )
@@ -217,7 +218,9 @@ class Visualized:
                 MISSING,
             )
         for name in self._stage.parts("pictures"):
-            table = self._stage.folder.read_table(name)
+            if name not in self._kept:  # a few photographs; each is asked for many times
+                self._kept[name] = self._stage.folder.read_table(name)
+            table = self._kept[name]
             if place < len(table):
                 row = table.slice(place, 1).to_pylist()[0]
                 flat: Picture = np.frombuffer(row["pixels"], np.uint8)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from distcorr.data.run import Run
-from distcorr.data.visualized import NEIGHBOURS, ORIGINAL, UNIFORM, Rebuilt
+from distcorr.data.visualized import NEIGHBOURS, ORIGINAL, UNIFORM, Base, Rebuilt
 from distcorr.errors import DistcorrError
 from distcorr.report import locality
-from distcorr.report.locality import Opened
 from distcorr.report.locality_notes import base, same
 from distcorr.report.sheet import Picture, Sheet, height, stem, wrapped
 
@@ -27,6 +26,19 @@ class _Column(NamedTuple):
     head: str
     layer: str
     method: str
+
+
+class Shown(Protocol):
+    """What is drawn: a run's ``Visualized``, or a picture of the user's."""
+
+    bases: dict[str, Base]
+    recall: dict[str, dict[int, float]]
+    rebuilt: list[Rebuilt]
+    layers: list[str]
+    shown: list[str]
+
+    def picture(self, layer: str, image: str, method: str, k: int) -> Picture:
+        """(H, W, 3) as ``Visualized.picture``."""
 
 
 class _Block(NamedTuple):
@@ -63,43 +75,49 @@ def figure1(run: Run) -> list[str]:
         DistcorrError: ``visualize`` has not finished, or has kept no pictures.
     """
     made = locality.opened(run)
-    if not made.visualized.shown:
+    found = made.visualized
+    if not found.shown:
         raise DistcorrError(
             f"{run} keeps no rebuilt photographs for Figure 1.",
-            "visualize.shown says of how many; " + " ".join(made.visualized.notes),
+            "visualize.shown says of how many; " + " ".join(found.notes),
         )
-    layers = made.visualized.layers
+    return sheet(found, made.asked).save(run, "figure1")
+
+
+def sheet(found: Shown, asked: Mapping[str, Any]) -> Sheet:
+    """Figure 1 of any pictures; ``asked`` are the settings that they were rebuilt with."""
+    layers = found.layers
     columns = [_Column(layer, layer, NEIGHBOURS) for layer in layers]
     columns.append(_Column(f"uniform rf of {layers[0]}", layers[0], UNIFORM))
-    ks = sorted({each.k for each in made.visualized.rebuilt})
-    blocks = [_block(made, image, columns, ks) for image in made.visualized.shown[:MOST]]
+    ks = sorted({each.k for each in found.rebuilt})
+    blocks = [_block(found, image, columns, ks) for image in found.shown[:MOST]]
     wide = max(_NARROWEST, *(block.size[0] for block in blocks))
     # The original, the words "k = 1", and the rest.
     lefts = [_MARGIN + n * (wide + _GAP) + (_LABEL if n else 0) for n in range(1 + len(columns))]
     width = lefts[-1] + wide + _MARGIN
-    caption = wrapped(_caption(made), width - 2 * _MARGIN, 9)
+    caption = wrapped(_caption(found, asked), width - 2 * _MARGIN, 9)
     heads = [wrapped(head, wide, 9) for head in ("original", *(c.head for c in columns))]
-    legends = [wrapped(_legend(made, block), wide) for block in blocks]
+    legends = [wrapped(_legend(found, block), wide) for block in blocks]
     begin = _MARGIN + height(caption, 9) + _GAP + max(height(head, 9) for head in heads)
     depths = [_depth(*each, len(ks)) for each in zip(blocks, legends, strict=True)]
 
-    sheet = Sheet(width, begin + sum(depths) + _MARGIN - _BETWEEN)
-    sheet.text(_MARGIN, _MARGIN, caption, 9, ha="left")
+    paper = Sheet(width, begin + sum(depths) + _MARGIN - _BETWEEN)
+    paper.text(_MARGIN, _MARGIN, caption, 9, ha="left")
     for left, head in zip(lefts, heads, strict=True):
-        sheet.text(left + wide / 2, begin - 5, head, 9, va="bottom")
+        paper.text(left + wide / 2, begin - 5, head, 9, va="bottom")
     top = begin
     for block, legend, depth in zip(blocks, legends, depths, strict=True):
         at = [left + (wide - block.size[0]) // 2 for left in lefts]
-        _draw_original(sheet, made, block, at[0], top)
-        sheet.text(lefts[0], top + block.size[1] + _GAP, legend, ha="left")
+        _draw_original(paper, found, block, at[0], top)
+        paper.text(lefts[0], top + block.size[1] + _GAP, legend, ha="left")
         for row, k in enumerate(ks):
             y = top + row * (block.size[1] + _NUMBER)
             middle = lefts[1] - _LABEL / 2, y + block.size[1] / 2
-            sheet.text(*middle, f"k = {k}", 9, va="center", rotation=90)
+            paper.text(*middle, f"k = {k}", 9, va="center", rotation=90)
             for column, x in zip(columns, at[1:], strict=True):
-                _draw_rebuilt(sheet, block, column, k, x, y)
+                _draw_rebuilt(paper, block, column, k, x, y)
         top += depth
-    return sheet.save(run, "figure1")
+    return paper
 
 
 def _depth(block: _Block, legend: str, ks: int) -> int:
@@ -108,9 +126,9 @@ def _depth(block: _Block, legend: str, ks: int) -> int:
     return max(rows, block.size[1] + _GAP + height(legend)) + _BETWEEN
 
 
-def _block(made: Opened, image: str, columns: Sequence[_Column], ks: Sequence[int]) -> _Block:
-    original = made.visualized.picture("", image, ORIGINAL, 0)
-    known = {(x.layer, x.method, x.k): x for x in made.visualized.rebuilt if x.image == image}
+def _block(found: Shown, image: str, columns: Sequence[_Column], ks: Sequence[int]) -> _Block:
+    original = found.picture("", image, ORIGINAL, 0)
+    known = {(x.layer, x.method, x.k): x for x in found.rebuilt if x.image == image}
     errors = {
         (column, k): known[column.layer, column.method, k]
         for column in columns
@@ -118,8 +136,7 @@ def _block(made: Opened, image: str, columns: Sequence[_Column], ks: Sequence[in
         if (column.layer, column.method, k) in known
     }
     rebuilt = {
-        (column, k): made.visualized.picture(column.layer, image, column.method, k)
-        for column, k in errors
+        (column, k): found.picture(column.layer, image, column.method, k) for column, k in errors
     }
     rows, cols = original.shape[:2]
     longest = max(rows, cols)
@@ -128,19 +145,19 @@ def _block(made: Opened, image: str, columns: Sequence[_Column], ks: Sequence[in
     return _Block(image, original, (round(zoom * cols), round(zoom * rows)), rebuilt, errors)
 
 
-def _caption(made: Opened) -> str:
-    bases = made.visualized.bases
+def _caption(found: Shown, asked: Mapping[str, Any]) -> str:
+    bases = found.bases
     patch = same({layer: f"{each.stride} px" for layer, each in bases.items()})
     return (
         f"Patches of {patch}, each replaced by the mean of its k nearest neighbours' patches: "
-        f"{base(made.visualized, made.asked)}. Uniform rf: patches from anywhere in the receptive "
+        f"{base(found, asked)}. Uniform rf: patches from anywhere in the receptive "
         "field, of the same photograph. Below each picture is its PSNR."
     )
 
 
-def _legend(made: Opened, block: _Block) -> str:
+def _legend(found: Shown, block: _Block) -> str:
     """What is drawn on the original."""
-    bases = made.visualized.bases
+    bases = found.bases
     sides = _sides(block)
     if not sides:
         return stem(block.image)
@@ -167,13 +184,13 @@ def _sides(block: _Block) -> dict[str, tuple[int, int]]:
     }
 
 
-def _draw_original(sheet: Sheet, made: Opened, block: _Block, x: float, y: float) -> None:
+def _draw_original(sheet: Sheet, found: Shown, block: _Block, x: float, y: float) -> None:
     sheet.picture(x, y, *block.size, block.original)
     sides = _sides(block)
-    fields = {_about(block, s, made.visualized.bases[layer].rf) for layer, s in sides.items()}
+    fields = {_about(block, s, found.bases[layer].rf) for layer, s in sides.items()}
     for corners in sorted(fields):
         sheet.frame(_moved(corners, x, y), "black", "white", 1.2)
-    patches = {_about(block, s, made.visualized.bases[layer].stride) for layer, s in sides.items()}
+    patches = {_about(block, s, found.bases[layer].stride) for layer, s in sides.items()}
     for corners in sorted(patches):
         sheet.frame(_moved(corners, x, y), "yellow", "black", 1.4)
 

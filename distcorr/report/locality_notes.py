@@ -4,17 +4,24 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from distcorr.data.run import DeadLetter
-from distcorr.data.visualized import NEIGHBOURS, Average, Visualized
+from distcorr.data.visualized import NEIGHBOURS, Average, Base, Visualized
 
 _SPLITS = {"train": "training photographs", "all": "photographs of both splits"}
 
 
-def base(visualized: Visualized, asked: Mapping[str, Any]) -> str:
+class Based(Protocol):
+    """What has data bases, and perhaps the recall of an approximate search in them."""
+
+    bases: dict[str, Base]
+    recall: dict[str, dict[int, float]]
+
+
+def base(visualized: Based, asked: Mapping[str, Any]) -> str:
     """What neighbours are looked for in and how, for captions: no capital, no dot at its end."""
     bases = visualized.bases
     cells = same({layer: f"{each.cells:,}" for layer, each in bases.items()})

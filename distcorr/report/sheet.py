@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from distcorr.data.run import Run
 from distcorr.report import charts
+from distcorr.report.canvas import with_jpeg
 
 Picture = npt.NDArray[np.uint8]
 
@@ -82,8 +83,16 @@ class Sheet:
 
     def save(self, run: Run, stem: str) -> list[str]:
         """Write ``report/STEM.png`` and ``.svg``; returns their names."""
+        contents = {f"report/{stem}.{kind}": self.drawn(kind) for kind in ("png", "svg")}
+        for name, content in contents.items():
+            run.folder.write(name, content)
+        return list(contents)
+
+    def drawn(self, kind: str) -> bytes:
+        """As ``"png"``, where every pixel is as it was, or ``"svg"``, which holds JPEG."""
         self._axes.set(xlim=(0, self._size[0]), ylim=(self._size[1], 0))
-        return charts.save(run, stem, self.figure)
+        content = charts.drawn(self.figure, kind)
+        return with_jpeg(content) if kind == "svg" else content
 
 
 def wrapped(text: str, width: float, size: float = 8) -> str:

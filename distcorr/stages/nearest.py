@@ -101,7 +101,10 @@ def find(
         name = f"{kind}-{layer.name}/{shard.part}"
         written[name] = stage.folder.write_table(name, _to_table(found), 65536)
     if counts:
-        for kind, table in (("counts", _count(layer, hits)), (f"sizes-{layer.name}", _sizes(hits))):
+        for kind, table in (
+            ("counts", _count(layer, piece, hits)),
+            (f"sizes-{layer.name}", _sizes(hits)),
+        ):
             name = f"{kind}/{shard.part}"
             written[name] = stage.folder.write_table(name, table, 65536)
     stage.mark_done(shard, written, len(asked.number))
@@ -242,10 +245,11 @@ def _nothing(m: int, k: int) -> Found:
     return Found(np.full((m, k), -1, np.int64), np.full((m, k), np.nan, np.float32))
 
 
-def _count(layer: Layer, hits: Hits) -> pa.Table:
+def _count(layer: Layer, piece: Piece, hits: Hits) -> pa.Table:
     row = {"layer": layer.name, "cells": hits.cells, "zeros": hits.zeros, "whole": hits.whole}
     row |= {"stride": layer.stride, "rf": layer.geometry.rf, "field": layer.field}
-    return pa.Table.from_pylist([row | {"photographs": len(hits.sizes)}], COUNTS)
+    mirrored = any(of_mirror for _, of_mirror in piece.files)  # of the same photographs
+    return pa.Table.from_pylist([row | {"photographs": 0 if mirrored else len(hits.sizes)}], COUNTS)
 
 
 def _sizes(hits: Hits) -> pa.Table:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import zlib
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -19,7 +19,7 @@ from distcorr.algorithms.rebuild import Picture
 from distcorr.data.images import checksum
 from distcorr.data.run import DeadLetter
 from distcorr.data.storage import Folder
-from distcorr.data.visualized import Base, Rebuilt
+from distcorr.data.visualized import ORIGINAL, Base, Rebuilt
 from distcorr.errors import MISSING, PARTIAL, DistcorrError
 from distcorr.stages.cluster import Session
 from distcorr.stages.copies import banned, near_copies
@@ -37,25 +37,43 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class OwnPicture:
     """A picture, rebuilt by every layer.
 
     Attributes:
         image: its name.
         original: (H, W, 3) as layers of any size see it.
-        bases: layer -> its data base.
-        rebuilt: how good every rebuilt picture is, and the picture.
         copies: names of its near copies and of photographs of the same bytes, all left out.
         notes: what a reader must know.
+        bases: layer -> its data base.
+        rebuilt: how good every rebuilt picture is.
+        layers: that could rebuild it.
+        shown: the one picture.
     """
 
     image: str
     original: Picture
-    bases: dict[str, Base]
-    rebuilt: list[tuple[Rebuilt, Picture]]
     copies: list[str]
     notes: list[str]
+    bases: dict[str, Base] = field(default_factory=dict)
+    rebuilt: list[Rebuilt] = field(default_factory=list)
+    recall: dict[str, dict[int, float]] = field(default_factory=dict)  # not measured
+    layers: list[str] = field(default_factory=list)
+    shown: list[str] = field(init=False)
+    _pictures: dict[tuple[str, str, int], Picture] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.shown = [self.image]
+
+    def add(self, row: Rebuilt, picture: Picture) -> None:
+        """One more rebuilt picture."""
+        self.rebuilt.append(row)
+        self._pictures[row.layer, row.method, row.k] = picture
+
+    def picture(self, layer: str, image: str, method: str, k: int) -> Picture:
+        """(H, W, 3) as ``Visualized.picture``; ``image`` is the one there is."""
+        return self.original if method == ORIGINAL else self._pictures[layer, method, k]
 
 
 def rebuild_own(context: Context, file: str) -> OwnPicture:
@@ -96,14 +114,14 @@ def rebuild_own(context: Context, file: str) -> OwnPicture:
     if not queries:
         raise DistcorrError(" ".join(notes), "give a larger picture", MISSING)
     out = _left_out(context, base, layers, queries)
-    made = OwnPicture(name, seen, {}, [], [gallery.images[n] for n in out], notes)
+    made = OwnPicture(name, seen, [gallery.images[n] for n in out], notes)
     for which, asked in queries.items():
         layer = layers[which]
-        of_layer = _subject(context, base, layer, asked, out, view_of(layer, scene, seen))
-        made.bases[which] = of_layer[1]
-        made.rebuilt.extend(
-            rebuilt(gallery, layer, [of_layer[0]], config.visualize.ks, config.seed)
-        )
+        view = view_of(layer, scene, seen)
+        made.layers.append(which)
+        subject, made.bases[which] = _subject(context, base, layer, asked, out, view)
+        for row, rebuilt_as in rebuilt(gallery, layer, [subject], config.visualize.ks, config.seed):
+            made.add(row, rebuilt_as)
     return made
 
 

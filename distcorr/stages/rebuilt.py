@@ -96,7 +96,7 @@ def rebuild_photographs(
     queries, k = Queries.read(stage, parts.queries, values=False), max(config.ks)
     near, base = merged(stage, parts.found, k), sizes(stage, parts.sizes)
     out = left_out(gallery, stage, parts.copies, np.unique(queries.number).tolist())
-    subjects = []
+    subjects, originals = [], []
     for scene, picture in gallery.visit(queries.number.tolist()):
         mine = queries.number == scene.place
         view, cells = view_of(layer, scene, picture), queries.cells[mine]
@@ -104,8 +104,9 @@ def rebuild_photographs(
         random = base.random(gallery, layer, out[scene.place], (len(cells), k), False, draw)
         categories = view.categories(gallery, layer, cells, mirrored=False)
         subjects.append(Subject(view, near.ids[mine], random, categories))
+        originals.append(_kept("", scene.image, ORIGINAL, 0, picture))
     errors: list[Rebuilt] = []
-    pictures = [original(s.view) for s in subjects if s.view.scene.image in shown]
+    pictures = [kept for kept in originals if kept["image"] in shown]
     for row, made in rebuilt(gallery, layer, subjects, config.ks, seed):
         errors.append(row)
         if row.image in shown:
@@ -168,11 +169,6 @@ def rebuilt(
                     ),
                     made,
                 )
-
-
-def original(view: View) -> dict[str, Any]:
-    """The photograph itself, as a row of ``PICTURES``."""
-    return _kept("", view.scene.image, ORIGINAL, 0, view.picture)
 
 
 def _patches(gallery: Gallery, layer: Layer, ids: Ids) -> tuple[Picture, Ids]:

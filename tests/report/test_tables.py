@@ -158,13 +158,16 @@ def of(report: Report, *names: str) -> list[dict[str, Any]]:
     return [row for row in report.rows if row["table"] in names]
 
 
+OTHERS = ("table4", "mining", "figure1", "figure2")  # sections 5 and 2
+
+
 def test_every_finished_stage_contributes(copy: Path) -> None:
     report = tables.build(Run(str(copy)))
     kept = ("table2", "table2-gain")
     answers = ("table3", "table3-macro", "figure5", "confusion")  # no SIFT, so no gain
-    found = [n for n in report.tables if n != "figure4" and not n.startswith(("table4", "mining"))]
+    found = [n for n in report.tables if n != "figure4" and not n.startswith(OTHERS)]
     assert found == [*kept, *answers]
-    assert {"table4", "table4-gain", "mining"} <= set(report.tables)
+    assert {"table4", "table4-gain", "mining", "figure1", "figure2"} <= set(report.tables)
     assert report.predictions is not None
     assert not any("left out" in note for note in report.notes)
     names = tables.save(report, Run(str(copy)))
@@ -173,17 +176,18 @@ def test_every_finished_stage_contributes(copy: Path) -> None:
     assert names[3:] == [f"report/{name}.csv" for name in report.tables]
 
     section3 = tables.build(unfinish(copy, "classify"))
-    section5 = [n for n in report.tables if n.startswith(("table4", "mining"))]
-    assert section3.tables == [*kept, *section5]
-    assert section3.rows == of(report, *kept, *section5)
+    others = [n for n in report.tables if n.startswith(OTHERS)]
+    assert section3.tables == [*kept, *others]
+    assert section3.rows == of(report, *kept, *others)
     assert set(section3.notes) - set(report.notes) == {
         "Table 3 and Figure 5 left out: classify is unfinished or out of date, distcorr classify "
         "mends it.",
         "Figure 4 left out: responses is unfinished or out of date, distcorr responses mends it.",
     }
-    assert set(tables.build(unfinish(copy, "transfer")).tables) == set(section5)
+    assert set(tables.build(unfinish(copy, "transfer")).tables) == set(others)
+    unfinish(copy, "detect")
     with pytest.raises(DistcorrError, match="finished and up to date") as caught:
-        tables.build(unfinish(copy, "detect"))
+        tables.build(unfinish(copy, "visualize"))
     assert "distcorr transfer or distcorr classify" in caught.value.hint
 
 
