@@ -271,8 +271,11 @@ def _recall(rows: list[dict[str, Any]]) -> dict[str, dict[int, float]]:
     """Means over all queries that were asked exactly as well."""
     hits: dict[str, dict[int, list[float]]] = {}
     for row in rows:
+        recall = _number(row["recall"])
+        if np.isnan(recall):
+            continue  # none of these has a neighbour: photographs that are missing, or all zero
         of_k = hits.setdefault(row["layer"], {}).setdefault(row["k"], [0.0, 0.0])
-        of_k[0] += row["queries"] * row["recall"]
+        of_k[0] += row["queries"] * recall
         of_k[1] += row["queries"]
     return {
         layer: {k: total / count for k, (total, count) in of_layer.items()}

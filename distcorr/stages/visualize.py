@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -216,16 +217,20 @@ def _photographs(context: Context, gallery: Gallery, notes: list[str]) -> list[s
     validation = sorted({gallery.images[number] for number in gallery.validation})
     draw = np.random.default_rng(context.config.seed).permutation(len(validation))
     drawn = [validation[i] for i in draw]
+    stems: dict[str, list[str]] = {}
+    for image in gallery.images:
+        stems.setdefault(PurePosixPath(image).stem, []).append(image)
     chosen: list[str] = []
     for name in config.images:
-        if name != "auto" and name not in gallery.number:
+        known = stems.get(name, [name] if name in gallery.number else [])
+        if name != "auto" and len(known) != 1:
             raise DistcorrError(
                 f"visualize.images names {name!r}, and this run has no such photograph."
-                f"{did_you_mean(name, gallery.images)}",
-                "names are relative to the data set's root; distcorr visualize --image PATH takes "
-                "pictures of your own",
+                f"{did_you_mean(name, stems)}",
+                "2008_000123, or the path below the data set's root; distcorr visualize --image "
+                "PATH takes pictures of your own",
             )
-        chosen += drawn if name == "auto" else [name]
+        chosen += drawn if name == "auto" else known
     chosen = list(dict.fromkeys(chosen))[: config.photographs]
     if len(chosen) < config.photographs and "auto" in config.images:
         notes.append(f"{len(chosen)} photographs are rebuilt; {config.photographs} were asked for.")
