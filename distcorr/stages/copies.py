@@ -6,7 +6,7 @@ feature sees; so near copies are left out as the photograph itself is.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -66,32 +66,44 @@ def near_copies(
     least: float,
 ) -> list[tuple[int, int, float]]:
     """(number, number of its near copy in the data base, agreement), all of them."""
-    grids = {int(n): _grid(layer, queries, queries.number == n) for n in np.unique(queries.number)}
+    asked = {
+        int(n): _places(layer, queries, queries.number == n) for n in np.unique(queries.number)
+    }
+    if not asked:
+        return []
+    everything = np.concatenate([values for _, _, values in asked.values()])
+    ends = np.cumsum([len(values) for _, _, values in asked.values()])
     found = []
     for name in files:
         for other, size, cells, values in _photographs(gallery, store, layer, name):
-            rows, cols = (layer.axes[each].cells for each in size)
-            some = copies.spread(cells, rows, cols)
-            for number, grid in grids.items():
+            grid = layer.axes[size[0]].cells, layer.axes[size[1]].cells
+            best, there = copies.most_alike(everything, values)
+            for (number, (own, at, mine)), end in zip(asked.items(), ends, strict=True):
                 if gallery.contents[number] == gallery.contents[other]:
                     continue
-                there = copies.same_place(cells[some], rows, cols, *grid.shape[:2])
-                share = copies.agreement(grid[there[:, 0], there[:, 1]], values[some])
+                part = slice(end - len(mine), end)
+                some = there[part]
+                moved = copies.scaled(at[some], own, grid)
+                share = copies.agreement(moved, cells[best[part][some]])
                 if share >= least:
                     found.append((number, other, share))
     return sorted(found)
 
 
-def _grid(layer: Layer, queries: Queries, mine: npt.NDArray[np.bool_]) -> FloatArray:
-    """(h, w, C) all cells of a photograph."""
+def _places(
+    layer: Layer, queries: Queries, mine: npt.NDArray[np.bool_]
+) -> tuple[tuple[int, int], Ids, FloatArray]:
+    """A photograph's grid, (n, 2) places of it and (n, C) their features."""
     height, width = int(queries.height[mine][0]), int(queries.width[mine][0])
-    shape = layer.axes[height].cells, layer.axes[width].cells, -1
-    return queries.values[mine].astype(np.float32).reshape(shape)
+    grid = layer.axes[height].cells, layer.axes[width].cells
+    values = queries.values[mine].reshape(*grid, -1)
+    at = copies.places(*grid)
+    return grid, at, values[at[:, 0], at[:, 1]].astype(np.float32)
 
 
 def _photographs(
     gallery: Gallery, store: Folder, layer: Layer, name: str
-) -> list[tuple[int, tuple[int, int], Ids, FloatArray]]:
+) -> Iterator[tuple[int, tuple[int, int], Ids, FloatArray]]:
     """Number, size, (n, 2) cells and (n, C) values of a file's photographs in the data base."""
     table = store.read_table(name)
     require_same(table, layer.tables[0], name)
@@ -100,15 +112,13 @@ def _photographs(
     row, col, height, width = (
         table[key].to_numpy().astype(np.int64) for key in ("row", "col", "height", "width")
     )
-    found = []
     for image in dict.fromkeys(images):
         number = gallery.number.get(image, -1)
         if number >= 0 and gallery.base[number]:
             mine = np.flatnonzero(images == image)
             cells = np.stack([row[mine], col[mine]], axis=1)
             size = int(height[mine[0]]), int(width[mine[0]])
-            found.append((number, size, cells, values[mine].astype(np.float32)))
-    return found
+            yield number, size, cells, values[mine].astype(np.float32)
 
 
 def left_out(

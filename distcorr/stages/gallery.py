@@ -187,8 +187,8 @@ class Gallery:
 
     @cached_property
     def number(self) -> dict[str, int]:
-        """Name -> number."""
-        return {image: n for n, image in enumerate(self.images)}
+        """Name -> number; a picture that has joined takes no photograph's name."""
+        return {image: n for n, image in reversed([*enumerate(self.images)])}
 
     @cached_property
     def contents(self) -> npt.NDArray[np.int32]:

@@ -105,6 +105,8 @@ def rebuild_photographs(
         categories = view.categories(gallery, layer, cells, mirrored=False)
         subjects.append(Subject(view, near.ids[mine], random, categories))
         originals.append(_kept("", scene.image, ORIGINAL, 0, picture))
+    drawn = {image: n for n, image in enumerate(shard.items)}
+    subjects.sort(key=lambda subject: drawn[subject.view.scene.image])
     errors: list[Rebuilt] = []
     pictures = [kept for kept in originals if kept["image"] in shown]
     for row, made in rebuilt(gallery, layer, subjects, config.ks, seed):

@@ -112,7 +112,6 @@ class _Task:
     group: int
     layer: str = ""
     piece: Piece | None = None
-    counts: bool = False
 
 
 @dataclass
@@ -128,31 +127,34 @@ class _Job:
     tasks: list[_Task] = field(default_factory=list)  # of the shards
     notes: list[str] = field(default_factory=list)
 
+    _files: dict[tuple[str, int, str], list[str]] = field(default_factory=dict)
+
     def add(self, kind: str, items: Sequence[str], inputs: Any, task: _Task) -> None:
         """One more shard."""
         made_from = digest([kind, inputs])[:16]
-        self.plan.append(Shard(len(self.plan), made_from, tuple(items), kind))
+        shard = Shard(len(self.plan), made_from, tuple(items), kind)
+        self.plan.append(shard)
         self.tasks.append(task)
+        self._files.setdefault((kind, task.group, task.layer), []).append(shard.part)
 
     def parts(self, task: _Task) -> Parts:
         """What is there for one layer and group of photographs, once all before it is done."""
         group, layer = task.group, task.layer
-
-        def names(prefix: str, among: Sequence[Shard]) -> tuple[str, ...]:
-            return tuple(f"{prefix}-{layer}/{shard.part}" for shard in among)
-
-        of_group = [s for s in self.plan if self.tasks[s.index].group == group]
-        looked = [s for s in of_group if s.kind == LOOK]
-        found = [s for s in self.plan if s.kind == FIND and self.tasks[s.index].layer == layer]
-        mine = [s for s in found if self.tasks[s.index].group == group]
+        found = self._files.get((FIND, group, layer), [])
+        counted = self._files.get((FIND, 0, layer), [])  # the first group's tasks count as well
         return Parts(
-            names("queries", looked)[0],
-            names("found", mine),
-            names("far", mine),
-            names("exact", mine) if self.config.search != "exact" else (),
-            tuple(f"copies/{s.part}" for s in of_group if s.kind == COPY),
-            names("sizes", [s for s in found if self.tasks[s.index].counts]),
+            f"queries-{layer}/{self._files[LOOK, group, ''][0]}",
+            tuple(f"found-{layer}/{part}" for part in found),
+            tuple(f"far-{layer}/{part}" for part in found),
+            tuple(f"exact-{layer}/{part}" for part in found if self.config.search != "exact"),
+            tuple(f"copies/{part}" for part in self._files.get((COPY, group, self.first), [])),
+            tuple(f"sizes-{layer}/{part}" for part in counted),
         )
+
+    @property
+    def first(self) -> str:
+        """The shallowest layer, which tells places apart best."""
+        return next(iter(self.base.tables))
 
 
 def run(context: Context) -> Summary:
@@ -232,6 +234,16 @@ def _photographs(context: Context, gallery: Gallery, notes: list[str]) -> list[s
             )
         chosen += drawn if name == "auto" else known
     chosen = list(dict.fromkeys(chosen))[: config.photographs]
+    with ThreadPoolExecutor(_READERS) as pool:
+        now = list(pool.map(partial(checksum, gallery.root), chosen))
+    seen = [gallery.checksums[gallery.number[image]] for image in chosen]
+    changed = [c for c, a, b in zip(chosen, now, seen, strict=True) if a != b]
+    if changed:
+        notes.append(
+            f"{len(changed)} photographs are not as build-db saw them and are left out, for "
+            f"example {changed[0]}; distcorr build-db takes them in."
+        )
+    chosen = [image for image in chosen if image not in changed]
     if len(chosen) < config.photographs and "auto" in config.images:
         notes.append(f"{len(chosen)} photographs are rebuilt; {config.photographs} were asked for.")
     return chosen
@@ -240,22 +252,20 @@ def _photographs(context: Context, gallery: Gallery, notes: list[str]) -> list[s
 def _plan(job: _Job) -> None:
     """Every shard, in the order in which they can be done."""
     gallery, tables = job.base.gallery, job.base.tables
-    with ThreadPoolExecutor(_READERS) as pool:
-        found = list(pool.map(partial(checksum, gallery.root), job.photographs))
-    now = dict(zip(job.photographs, found, strict=True))
+    now = {image: gallery.checksums[gallery.number[image]] for image in job.photographs}
     starts = range(0, len(job.photographs), GROUP)
     groups = [job.photographs[start : start + GROUP] for start in starts]
     for group, images in enumerate(groups):
         job.add(LOOK, images, [[image, now[image]] for image in images], _Task(group))
-    first = next(iter(tables))  # the shallowest tells places apart best
     for group, images in enumerate(groups if job.config.copies else ()):
-        for piece in job.base.pieces(first, mirrored=False):
+        for piece in job.base.pieces(job.first, mirrored=False):
             items = tuple(name for name, _ in piece.files)
-            job.add(COPY, items, [first, items, [now[i] for i in images]], _Task(group, first))
+            inputs = [job.first, items, [now[i] for i in images]]
+            job.add(COPY, items, inputs, _Task(group, job.first))
     for layer in tables:
         for group, images in enumerate(groups):
             for piece in job.base.pieces(layer):
-                task = _Task(group, layer, piece, counts=group == 0)
+                task = _Task(group, layer, piece)
                 items = tuple(name for name, _ in piece.files)
                 job.add(FIND, items, [layer, items, [now[i] for i in images]], task)
     for kind in (REBUILD, AVERAGE):
@@ -296,7 +306,7 @@ def _work(context: Context, job: _Job, todo: Sequence[Shard]) -> Iterator[Outcom
             return (gallery, store, layer, shard.items, parts.queries, least, *ends)
         if task.piece:
             where = store, layer, task.piece, parts.queries, parts.copies
-            return (gallery, *where, *settings, task.counts, *ends)
+            return (gallery, *where, *settings, task.group == 0, *ends)
         return (
             gallery,
             layer,
