@@ -13,7 +13,7 @@ from distcorr.algorithms.rebuild import Cells
 from distcorr.types import BoolArray
 
 SIDE = 8  # places along a side that are compared
-FEWEST = 16  # places that say anything
+FEWEST = 25  # places, and cells to find them among: of fewer, many lie alike by chance
 
 
 def places(rows: int, cols: int) -> Cells:

@@ -86,7 +86,7 @@ def pck(correct: Counts, total: Counts) -> Floats:
         ValueError: shapes disagree.
     """
     _check(correct, total)
-    return _mean_over_types(correct.sum(axis=1), total.sum(axis=0))
+    return mean_over_types(correct.sum(axis=1), total.sum(axis=0))
 
 
 def bootstrap(
@@ -104,7 +104,7 @@ def bootstrap(
     if resamples < 1:
         raise ValueError(f"resamples must be at least 1, got {resamples}")
     weights = _weights(total.shape[0], resamples, seed)
-    return _mean_over_types(
+    return mean_over_types(
         np.einsum("rp,apk->ark", weights, correct, optimize=True), weights @ total
     )
 
@@ -159,7 +159,7 @@ def _weights(photographs: int, resamples: int, seed: int | Sequence[int]) -> Flo
     return rng.multinomial(photographs, share, size=resamples).astype(np.float64)
 
 
-def _mean_over_types(correct: npt.NDArray[Any], total: npt.NDArray[Any]) -> Floats:
+def mean_over_types(correct: npt.NDArray[Any], total: npt.NDArray[Any]) -> Floats:
     """(A, ..., K) and (..., K) -> (A, ...); NaN where no type has an instance."""
     present = total > 0
     accuracy = np.where(present, correct / np.where(present, total, 1), 0.0).sum(axis=-1)

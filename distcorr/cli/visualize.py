@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -137,10 +138,13 @@ def _document(made: OwnPicture) -> dict[str, Any]:
         "bases": {layer: base._asdict() for layer, base in made.bases.items()},
         "copies": made.copies,
         "notes": made.notes,
-        "rebuilt": [
-            {key: None if row[key] != row[key] else row[key] for key in keys} for row in rows
-        ],
+        "rebuilt": [{key: _finite(row[key]) for key in keys} for row in rows],
     }
+
+
+def _finite(value: Any) -> Any:
+    """JSON has neither NaN (nothing to compare) nor infinity (equal, so that colour is 0)."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _row(row: dict[str, Any]) -> dict[str, Any]:

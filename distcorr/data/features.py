@@ -161,11 +161,13 @@ class FeatureStore:
         """
         if name not in self.tables:
             kind, _, layer = name.partition("/")
+            asks = f"'features.{kind}=[\"{layer}\"]'"
+            asks = "visualize.mirrored=true" if kind == "mirrored" else asks
             raise DistcorrError(
                 f"This run has no {name}.{did_you_mean(name, self.tables)}",
                 f"it has {', '.join(sorted(self.tables))}; add others with distcorr build-db "
-                f"--set 'features.{kind}=[\"{layer}\"]', or with distcorr run, which adds what "
-                "flow.features and flow.side ask for",
+                f"--set {asks}, or with distcorr run, which adds what flow.features and flow.side "
+                "ask for",
                 MISSING,
             )
         return self.tables[name]

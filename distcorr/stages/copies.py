@@ -77,6 +77,8 @@ def near_copies(
     for name in files:
         for other, size, cells, values in _photographs(gallery, store, layer, name):
             grid = layer.axes[size[0]].cells, layer.axes[size[1]].cells
+            if grid[0] * grid[1] < copies.FEWEST:
+                continue
             best, there = copies.most_alike(everything, values)
             for (number, (own, at, mine)), end in zip(asked.items(), ends, strict=True):
                 if gallery.contents[number] == gallery.contents[other]:

@@ -155,8 +155,9 @@ def _draw(
     if count == len(asked):
         return places, None
     lacks = (
-        f"{layer.name}: {len(asked) - count} random cells less in Figure 2, for want of a "
-        f"receptive field of {layer.field} px inside the picture of {width} x {height} px"
+        f"{layer.name}: {len(asked) - count} random cells less in Figure 2, for want of a feature "
+        f"that is not zero and a receptive field of {layer.field} px inside the picture of "
+        f"{width} x {height} px"
     )
     return places, DeadLetter(image, image, lacks, broken=False)
 

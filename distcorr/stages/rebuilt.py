@@ -138,6 +138,8 @@ def rebuilt(
 
     Photographs of the data base are read once for all subjects.
     """
+    if not subjects:  # none of the photographs can be seen
+        return
     ids = [np.stack([each.near, each.random]) for each in subjects]  # (2, n, k) of each
     patches, found = _patches(gallery, layer, np.concatenate([each.ravel() for each in ids]))
     ends = np.cumsum([each.size for each in ids])

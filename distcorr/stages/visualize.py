@@ -170,6 +170,8 @@ def run(context: Context) -> Summary:
     context.run.save_config(context.config)
     if job.notes:
         job.stage.folder.write_json(NOTES, job.notes)
+    else:
+        job.stage.folder.delete(NOTES)  # of photographs that are back as they were
     asked = {name: list(v) if isinstance(v, tuple) else v for name, v in _asked(context).items()}
     facts = {NAME: asked, "layers": list(job.base.tables), "photographs": len(job.photographs)}
     return run_shards(context, job.stage, job.plan, partial(_work, context, job), facts)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distcorr.algorithms.copies import FEWEST, SIDE, agreement, same_place, spread
+from distcorr.algorithms.copies import FEWEST, SIDE, agreement, most_alike, places, scaled
 from distcorr.algorithms.rebuild import every_cell
 from distcorr.types import Geometry
 
@@ -23,109 +23,166 @@ def noise(*shape, seed=0):
     return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
 
-def waves(shift, side=SIDE, channels=24, seed=0):
-    """(side^2, C) features of a picture of slow waves, seen ``shift`` cells to the right."""
+def waves(rows, cols, down=0.0, right=0.0, stride=1.0, seed=0):
+    """(rows * cols, C) features of a scene of waves, by a camera moved by so many cells."""
     rng = np.random.default_rng(seed)
-    frequency, phase = rng.normal(0, 0.8, (channels, 2)), rng.uniform(0, 2 * np.pi, channels)
-    at = grid_cells(side, side) + [0, shift]
+    frequency, phase = rng.normal(0, 0.7, (40, 2)), rng.uniform(0, 2 * np.pi, 40)
+    at = stride * (grid_cells(rows, cols) + 0.5) + [down, right]
     return np.sin(at @ frequency.T + phase).astype(np.float32)
 
 
-# -- agreement ---------------------------------------------------------------------------------
+def compared(a, b, own, other):
+    """Agreement of all features of two grids, as two photographs are compared."""
+    at = places(*own)
+    best, there = most_alike(a[at[:, 0] * own[1] + at[:, 1]], b)
+    return agreement(scaled(at[there], own, other), grid_cells(*other)[best[there]])
 
 
-def by_loops(a, b):
-    """Cosines one by one in float64; the first of equal ones."""
-    right = 0
-    for n, own in enumerate(a.astype(float)):
-        scores = [own @ other / np.linalg.norm(other) if other.any() else 0.0 for other in b]
-        right += bool(scores.index(max(scores)) == n and own.any() and b[n].any())
-    return right / len(a)
+# -- two photographs -----------------------------------------------------------------------------
 
 
-@given(seeds, st.integers(FEWEST, 30), st.integers(1, 5))
-@settings(max_examples=60, deadline=None)
-def test_is_what_loops_find_with_ties_and_zeros(seed, n, channels):
-    # Of norms that are powers of 2, so that neither sum nor quotient is rounded and ties are ties.
+@pytest.mark.parametrize("grid", [(8, 8), (14, 14), (23, 30), (6, 40)])
+def test_of_a_picture_and_itself(grid):
+    a = noise(grid[0] * grid[1], 48)
+    assert compared(a, a, grid, grid) == 1
+    assert compared(a, noise(*a.shape, seed=1), grid, grid) < 0.35
+
+
+@pytest.mark.parametrize(("down", "right"), [(0, 0.1), (0.5, -0.3), (0.7, 0.7)])
+def test_a_shift_by_a_part_of_a_cell_is_seen_through(down, right):
+    still, moved = waves(14, 14), waves(14, 14, down, right)
+    assert compared(still, moved, (14, 14), (14, 14)) > 0.9
+
+
+@pytest.mark.parametrize(("down", "right"), [(0, 3), (2, -3), (4, 4)])
+def test_a_camera_that_has_moved_shows_the_rest(down, right):
+    """What both show is (14 - down) (14 - right) cells: all of it agrees, the rest by chance."""
+    shared = (14 - abs(down)) * (14 - abs(right)) / 14**2
+    found = compared(waves(14, 14), waves(14, 14, down, right), (14, 14), (14, 14))
+    assert shared - 0.1 < found < shared + 0.2
+
+
+def test_a_picture_on_a_grid_of_another_size_is_found_again():
+    """Half and twice the stride: the same scene smaller or larger, to a cell."""
+    fine = waves(28, 28, stride=0.5)
+    for coarse in (waves(14, 14), waves(14, 14, 0.2, -0.1)):
+        assert compared(coarse, fine, (14, 14), (28, 28)) > 0.45
+        assert compared(fine, coarse, (28, 28), (14, 14)) > 0.9
+
+
+def test_another_scene_and_flat_pictures_are_not_alike():
+    still = waves(14, 14)
+    assert compared(still, waves(14, 14, seed=1), (14, 14), (14, 14)) < 0.35
+    flat = np.ones_like(still)
+    for a, b in [(flat, flat), (still, flat), (flat, still)]:
+        assert compared(a, b, (14, 14), (14, 14)) < 0.35  # the first of equal ones is best
+
+
+@pytest.mark.parametrize("grid", [(8, 8), (14, 14), (23, 30)])
+def test_unrelated_pictures_stay_far_below(grid):
+    """The default of visualize.copies is 0.45."""
+    found = [
+        compared(
+            noise(grid[0] * grid[1], 9, seed=n),
+            noise(grid[0] * grid[1], 9, seed=n + 99),
+            grid,
+            grid,
+        )
+        for n in range(60)
+    ]
+    assert max(found) < 0.4
+
+
+# -- the share of places -------------------------------------------------------------------------
+
+
+def by_loops(at, best):
+    """Every displacement in turn, the nine around it."""
+    moved = [(int(b[0] - a[0]), int(b[1] - a[1])) for a, b in zip(at, best, strict=True)]
+    reach = range(-45, 46)
+    most = max(
+        sum(abs(down - row) <= 1 and abs(right - col) <= 1 for down, right in moved)
+        for row, col in itertools.product(reach, reach)
+    )
+    return most / len(moved)
+
+
+@given(seeds, st.integers(FEWEST, 40), st.integers(1, 40), st.integers(1, 40))
+@settings(max_examples=15, deadline=None)
+def test_is_what_loops_count(seed, n, rows, cols):
     rng = np.random.default_rng(seed)
-    a, b = (rng.choice([0, 0, 1, -1, 2], (2, n, 1)) * np.eye(5)[rng.integers(0, 5, (2, n))])[
-        ..., :channels
-    ].astype(np.float32)
-    assert agreement(a, b) == by_loops(a, b)
+    at, best = rng.integers(0, [rows, cols], (2, n, 2))
+    before = at.copy(), best.copy()
+    assert agreement(at, best) == pytest.approx(by_loops(at, best))
+    np.testing.assert_array_equal(at, before[0])
+    np.testing.assert_array_equal(best, before[1])
 
 
-def test_of_a_picture_and_itself():
-    a = noise(64, 48)
-    assert agreement(a, a) == 1
-    assert agreement(a, a[::-1]) == 0
+@given(seeds, st.integers(-30, 30), st.integers(-30, 30))
+@settings(max_examples=30, deadline=None)
+def test_neither_the_displacement_nor_the_order_matters(seed, down, right):
+    rng = np.random.default_rng(seed)
+    at, best = rng.integers(0, 9, (2, 30, 2))
+    expected = agreement(at, best)
+    assert agreement(at, best + np.array([down, right])) == expected
+    order = rng.permutation(30)
+    assert agreement(at[order], best[order]) == expected
+    assert agreement(best, at) == expected
+    assert agreement(at[:, ::-1], best[:, ::-1]) == expected
 
 
-def test_a_shift_by_a_part_of_a_cell_is_seen_through_and_by_two_cells_is_not():
-    still = waves(0)
-    assert agreement(still, waves(0.1)) > 0.95
-    assert agreement(still, waves(0.3)) > 0.8
-    assert agreement(still, waves(2.0)) < 0.1
-    assert agreement(still, waves(0, seed=1)) < 0.1
-
-
-def test_unrelated_pictures_agree_by_chance_only():
-    """1 in 64; 200 pairs of 64 places are a binomial count."""
-    hits = sum(64 * agreement(noise(64, 9, seed=n), noise(64, 9, seed=n + 999)) for n in range(200))
-    expected, spread_of_it = 200.0, np.sqrt(200 * 64 * (1 / 64) * (63 / 64))
-    assert abs(hits - expected) < 4 * spread_of_it
-
-
-@pytest.mark.parametrize("kind", ["flat", "half flat"])
-def test_flat_pictures_are_not_alike(kind):
-    """All sky: every place looks like every other, and the first of them is best."""
-    a = np.ones((64, 5), np.float32)
-    if kind == "half flat":
-        a[32:] = noise(32, 5)
-        assert agreement(a, a) == pytest.approx(33 / 64)
-    else:
-        assert agreement(a, a) == 1 / 64
-
-
-def test_a_place_without_features_agrees_with_none():
-    a, b = noise(64, 7), noise(64, 7)
-    assert agreement(a, b) == 1
-    a[:10] = 0
-    b[5:20] = 0
-    assert agreement(a, b) == 44 / 64
-    assert agreement(np.zeros((64, 7)), np.zeros((64, 7))) == 0
+def test_a_displacement_counts_to_a_cell():
+    at = np.stack([np.arange(40), np.arange(40)[::-1]], axis=1)
+    assert agreement(at, at) == 1
+    step = np.zeros((40, 2), int)
+    for by, share in [(1, 1), (2, 1), (3, 0.5)]:  # apart by 2: the one between has both
+        step[::2] = by
+        assert agreement(at, at + step) == share
 
 
 def test_too_few_places_say_nothing():
-    a = noise(FEWEST, 20)
-    assert agreement(a, a) == 1
-    assert agreement(a[1:], a[1:]) == 0
-    assert agreement(a[:0], a[:0]) == 0
+    at = np.stack([np.arange(FEWEST), np.arange(FEWEST)], axis=1)
+    assert agreement(at, at) == 1
+    assert agreement(at[1:], at[1:]) == 0
+    assert agreement(at[:0], at[:0]) == 0
 
 
-@given(seeds)
-@settings(max_examples=30, deadline=None)
-def test_brightness_and_the_order_of_places_do_not_matter(seed):
+# -- likeness ------------------------------------------------------------------------------------
+
+
+@given(seeds, st.integers(0, 20), st.integers(1, 20), st.integers(1, 5))
+@settings(max_examples=60, deadline=None)
+def test_the_most_similar_is_what_loops_find_with_ties_and_zeros(seed, n, m, channels):
+    # Of norms that are powers of 2, so that neither sum nor quotient is rounded and ties are ties.
     rng = np.random.default_rng(seed)
-    a, b = noise(20, 6, seed=seed), noise(20, 6, seed=seed) + noise(20, 6, seed=seed + 1) / 2
-    expected = agreement(a, b)
-    scales = 2.0 ** rng.integers(-3, 4, (2, 20, 1)).astype(np.float32)
-    assert agreement(a * scales[0], b * scales[1]) == expected
-    order = rng.permutation(20)
-    assert agreement(a[order], b[order]) == expected
+    a, b = (
+        (rng.choice([0, 0, 1, -1, 2], (k, 1)) * np.eye(5)[rng.integers(0, 5, k)])[:, :channels]
+        for k in (n, m)
+    )
+    best, there = most_alike(a.astype(np.float16), b.astype(np.float32))
+    assert best.shape == there.shape == (n,)
+    for own, found, known in zip(a, best, there, strict=True):
+        cosines = [own @ x / np.linalg.norm(x) if x.any() else -np.inf for x in b]
+        assert known == (own.any() and b.any())
+        if known:
+            assert cosines.index(max(cosines)) == found
+
+
+def test_a_zero_is_never_the_most_similar():
+    """Also where all others point away."""
+    best, there = most_alike(np.array([[1.0, 0]]), np.array([[0, 0], [-2, 1], [0, 0], [-1, 0.0]]))
+    assert (best.tolist(), there.tolist()) == ([1], [True])
+    assert most_alike(np.ones((3, 2)), np.zeros((2, 2)))[1].tolist() == [False] * 3
+    assert most_alike(np.zeros((3, 2)), np.ones((2, 2)))[1].tolist() == [False] * 3
 
 
 def test_half_precision_is_not_compared_in_half_precision():
-    a = noise(64, 384)
-    assert agreement(a.astype(np.float16), a.astype(np.float16)) == 1
-    large = (a * 3000).astype(np.float16)  # products and squares are beyond float16
+    """Products and squares are beyond float16."""
+    large = (noise(64, 384) * 3000).astype(np.float16)
     assert np.isfinite(large).all()
-    assert agreement(large, large) == 1
-
-
-def test_shapes_that_do_not_fit_are_refused():
-    for a, b in [((20, 3), (20, 4)), ((20, 3), (21, 3)), ((20,), (20,))]:
-        with pytest.raises(ValueError, match=r"both must be \(n, C\)"):
-            agreement(np.zeros(a), np.zeros(b))
+    best, there = most_alike(large, large)
+    assert best.tolist() == list(range(64))
+    assert there.all()
 
 
 # -- the places that are compared ----------------------------------------------------------------
@@ -134,38 +191,20 @@ def test_shapes_that_do_not_fit_are_refused():
 @given(sizes, sizes)
 @settings(max_examples=60, deadline=None)
 def test_a_place_in_each_block_of_a_grid(rows, cols):
-    cells = grid_cells(rows, cols)
-    chosen = spread(cells, rows, cols)
+    chosen = places(rows, cols)
+    assert chosen.dtype == np.int64
     assert len(chosen) == min(rows, SIDE) * min(cols, SIDE)
-    assert (np.diff(chosen) > 0).all()
+    assert {tuple(cell) for cell in chosen} <= {tuple(cell) for cell in grid_cells(rows, cols)}
     for axis, count in enumerate((rows, cols)):
-        blocks = {int((cell + 0.5) * SIDE / count) for cell in cells[chosen][:, axis]}
+        blocks = {int((cell + 0.5) * SIDE / count) for cell in chosen[:, axis]}
         assert len(blocks) == min(count, SIDE)
-
-
-@given(seeds, sizes, sizes, st.integers(1, 90))
-@settings(max_examples=60, deadline=None)
-def test_of_a_sample_each_place_takes_the_nearest(seed, rows, cols, count):
-    rng = np.random.default_rng(seed)
-    cells = np.sort(rng.choice(rows * cols, min(count, rows * cols), replace=False))
-    cells = np.stack(np.divmod(cells, cols), axis=1)
-    expected = set()
-    for i, j in itertools.product(range(SIDE), repeat=2):
-        wanted = (i + 0.5) / SIDE * rows, (j + 0.5) / SIDE * cols
-        apart = [(r + 0.5 - wanted[0]) ** 2 + (c + 0.5 - wanted[1]) ** 2 for r, c in cells]
-        expected.add(apart.index(min(apart)))
-    np.testing.assert_array_equal(spread(cells, rows, cols), sorted(expected))
-
-
-def test_no_cells_no_places():
-    assert spread(np.zeros((0, 2), int), 5, 5).tolist() == []
 
 
 @given(sizes, sizes, sizes, sizes)
 @settings(max_examples=100, deadline=None)
 def test_the_same_share_of_another_grid(rows, cols, to_rows, to_cols):
     cells = grid_cells(rows, cols)
-    moved = same_place(cells, rows, cols, to_rows, to_cols)
+    moved = scaled(cells, (rows, cols), (to_rows, to_cols))
     assert moved.dtype == np.int64
     for axis, (count, to) in enumerate([(rows, to_rows), (cols, to_cols)]):
         here, there = cells[:, axis], moved[:, axis]
@@ -177,12 +216,3 @@ def test_the_same_share_of_another_grid(rows, cols, to_rows, to_cols):
         assert (np.abs(there - exact) <= (~clear)).all()
     if (rows, cols) == (to_rows, to_cols):
         np.testing.assert_array_equal(moved, cells)
-
-
-def test_a_picture_on_a_finer_grid_is_found_again():
-    """Half the stride: every other place, as a smaller or larger photograph of the same scene."""
-    coarse, fine = waves(0).reshape(8, 8, -1), np.repeat(np.repeat(waves(0).reshape(8, 8, -1), 2, 0), 2, 1)
-    cells = grid_cells(16, 16)
-    some = cells[spread(cells, 16, 16)]
-    there = same_place(some, 16, 16, 8, 8)
-    assert agreement(coarse[tuple(there.T)], fine[tuple(some.T)]) == 1

@@ -24,6 +24,7 @@ from distcorr.data.storage import Folder
 from distcorr.data.store import TableStore, read_values
 from distcorr.errors import DistcorrError
 from distcorr.stages.cluster import Session
+from distcorr.stages.features import load_network, wishes
 from distcorr.stages.pipeline import Context, run_stage
 from distcorr.types import Box
 from tests.stages.common import Recorder, contents, run_all, toy_config
@@ -180,6 +181,46 @@ def test_cells_are_a_seeded_sample_that_says_where_it_is_from(
     assert len({(key["row"], key["col"]) for key in keys[:50]}) == 50
     other, _ = rows_of(store, "cells/sift20")
     assert other.select(["image", "row", "col"]) == table.select(["image", "row", "col"])
+
+
+@pytest.mark.parametrize("layer", ["conv4", "block10"])
+def test_cells_of_mirror_images_are_those_of_the_flipped_picture(
+    tmp_path: Path, toy_settings: Settings, alexnet: Path, layer: str
+) -> None:
+    """And say where their centres lie in the photograph that is not flipped."""
+    settings = toy_settings(INLINE, *FEW, f"features.cells={layer}", "features.cells_per_photo=40")
+    settings += ["features.points=[]", "features.grids=[]", "flow.features=auto"]
+    settings += ["visualize.mirrored=true"]
+    if layer == "conv4":
+        settings += ["features.network=alexnet", f'features.weights="{alexnet}"']
+    build(tmp_path, [*settings, "features.grids500=[]"])
+    store, config = opened(tmp_path), toy_config(settings)
+    network = wishes(config, load_network(config.features)).wanted[0].source
+    table, values = rows_of(store, f"mirrored/{layer}")
+    keys = table.to_pylist()
+    plain, others = rows_of(store, f"cells/{layer}")
+    names = ["image", "row", "col", "height", "width", "y"]
+    assert plain.select(names) == table.select(names)  # the same sample, counted in each picture
+    assert not np.array_equal(values, others)
+    for image in {i.image for i in store.instances}:
+        mine = [n for n, key in enumerate(keys) if key["image"] == image]
+        assert len(mine) == 40
+        picture = photograph(tmp_path, image)
+        high, wide = picture.shape[:2]
+        if layer == "block10":
+            picture = crop_square(picture, Box(0, 0, wide - 1, high - 1), 224)
+        height, width = picture.shape[:2]
+        grid = network(picture[None, :, ::-1], [layer])[layer][0]
+        rows, cols = ([keys[n][axis] for n in mine] for axis in ("row", "col"))
+        close(values[mine], grid[rows, cols])
+        assert {(keys[n]["height"], keys[n]["width"]) for n in mine} == {(height, width)}
+        x = width - 1 - network.geometry(layer, width).centres()[cols]
+        y = network.geometry(layer, height).centres()[rows]
+        np.testing.assert_allclose(
+            [(keys[n]["x"], keys[n]["y"]) for n in mine],
+            np.stack([(x + 0.5) * wide / width - 0.5, (y + 0.5) * high / height - 0.5], axis=1),
+            atol=1e-3,
+        )
 
 
 def test_a_source_of_one_size_sees_the_photograph_squeezed(

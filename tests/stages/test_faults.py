@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -81,10 +82,12 @@ def report_on(folder: Path) -> None:
 
 @pytest.fixture
 def halfway(
-    tmp_path: Path, toy_settings: Settings, stage: str
+    undisturbed: Path, tmp_path: Path, toy_settings: Settings, stage: str
 ) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
     """A run with two workers in the middle of ``stage``, and its folder."""
     folder = tmp_path / "run"
+    if stage == "visualize":  # the last one: what it builds on is there, which saves a minute
+        shutil.copytree(undisturbed, folder, ignore=shutil.ignore_patterns(stage, "report"))
     process = start(folder, toy_settings("compute.address=local", "compute.workers=2", *SHARDS))
     try:
         wait_for_progress(process, folder, stage, 2)
@@ -94,7 +97,7 @@ def halfway(
         process.wait()
 
 
-@pytest.mark.parametrize("stage", ["build-db", "transfer", "detect"])
+@pytest.mark.parametrize("stage", ["build-db", "transfer", "detect", "visualize"])
 def test_killed_driver(
     undisturbed: Path,
     toy_settings: Settings,
@@ -115,7 +118,7 @@ def test_killed_driver(
     assert_same(undisturbed, folder)
 
 
-@pytest.mark.parametrize("stage", ["build-db", "transfer", "detect"])
+@pytest.mark.parametrize("stage", ["build-db", "transfer", "detect", "visualize"])
 def test_killed_worker(
     undisturbed: Path, halfway: tuple[subprocess.Popen[bytes], Path], stage: str
 ) -> None:

@@ -1,0 +1,296 @@
+"""Predicted keypoints of any origin, read from Parquet, CSV or JSON and checked.
+
+One row per annotated keypoint and method; columns in any order, others are ignored.
+
+    image, keypoint           photograph and keypoint type that the row is about
+    x, y                      predicted, px in the photograph; empty: nothing, which counts as wrong
+    true_x, true_y            annotated, likewise; a row without them is no keypoint: left out
+    method                    who predicts; all is one method without it
+    category                  of the object; all is one category without it
+    instance                  the object, or the pair of photographs; the image without it
+    scale                     max(h, w) of the object's box, px
+    box_x0 .. box_y1          box_x0, box_y0, box_x1, box_y1: the object's box, px
+    image_width, image_height of the photograph, px
+    score                     of the prediction; not used
+
+JSON is a list of such rows as objects, or one object per line. What is wrong is named with counts;
+what is merely left out or assumed is in the ``notes``.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from distcorr.algorithms.dialect_scores import Points
+from distcorr.data.prediction_columns import Coded, columns, numbers, texts
+from distcorr.data.storage import Folder
+from distcorr.errors import MISSING, DistcorrError, did_you_mean
+
+Bools = npt.NDArray[np.bool_]
+Floats = npt.NDArray[np.float64]
+
+BOX = ("box_x0", "box_y0", "box_x1", "box_y1")
+SIZE = ("image_width", "image_height")
+NAMES = ("method", "category", "image", "instance", "keypoint")
+PLACES = ("x", "y", "true_x", "true_y")
+LENGTHS = ("scale", *BOX, *SIZE)
+REQUIRED = ("image", "keypoint", *PLACES)
+OPTIONAL = ("method", "category", "instance", *LENGTHS, "score")
+ALONE = {"method": "predictions", "category": "all"}  # where there is no such column
+WITHOUT = {
+    "method": "all rows are of one method",
+    "category": "all are one category, so none is averaged over",
+    "instance": "an image counts as one",
+}
+LACK = {"scale": "scale or box_x0 to box_y1", "box": ", ".join(BOX), "size": ", ".join(SIZE)}
+SCHEMA = f"columns {', '.join(REQUIRED)}, and as needed {', '.join(OPTIONAL)}"
+_SAME = 1e-3  # px: float32 of another file is nearer
+_EXAMPLES = 3
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """Checked predictions, column by column.
+
+    Attributes:
+        file: where they come from.
+        names: column -> (its distinct values, sorted; (n,) the number of each row's value).
+        values: column -> (n,); of ``LENGTHS`` only those that every row has.
+        methods: in the order of the file.
+        partly: column -> how many rows lack it, where others have it.
+        notes: one sentence each: what was left out or assumed, with counts.
+    """
+
+    file: str
+    names: Mapping[str, Coded]
+    values: Mapping[str, Floats]
+    methods: tuple[str, ...]
+    partly: Mapping[str, int]
+    notes: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.values["x"])
+
+    def of(self, methods: Sequence[str] = ()) -> dict[str, Points]:
+        """Method -> its points; all methods unless some are asked for.
+
+        Raises:
+            DistcorrError: there is no such method.
+        """
+        known, code = self.names["method"]
+        for method in methods:
+            if method not in known:
+                raise DistcorrError(
+                    f"{self.file} has no method {method!r}.{did_you_mean(method, known)}",
+                    f"it has {', '.join(self.methods)}",
+                )
+        points = self._points()
+        wanted = [m for m in self.methods if not methods or m in methods]
+        return {m: points.take(code == known.index(m)) for m in wanted}
+
+    def lacks(self, needs: frozenset[str]) -> str:
+        """Of what is needed ("scale", "box", "size"), which columns are not there; "" if none."""
+        lacking = sorted(needs - self._points().knows)
+        rows = {n: self.partly[n] for n in LENGTHS if n in self.partly}
+        words = []
+        for need in lacking:
+            columns = {"scale": ("scale", *BOX), "box": BOX, "size": SIZE}[need]
+            empty = [f"{name} is empty in {rows[name]} rows" for name in columns if name in rows]
+            words.append(LACK[need] + (f" ({'; '.join(empty)})" if empty else ""))
+        return ", ".join(words)
+
+    def having(self, values: Mapping[str, Floats], *notes: str) -> Predictions:
+        """With further columns of ``LENGTHS``, and notes."""
+        partly = {name: n for name, n in self.partly.items() if name not in values}
+        return replace(
+            self, values={**self.values, **values}, partly=partly, notes=(*self.notes, *notes)
+        )
+
+    def _points(self) -> Points:
+        def stacked(columns: Sequence[str]) -> Floats | None:
+            found = [self.values[name] for name in columns if name in self.values]
+            return np.stack(found, axis=1) if len(found) == len(columns) else None
+
+        true, predicted = stacked(("true_x", "true_y")), stacked(("x", "y"))
+        assert true is not None
+        assert predicted is not None
+        category, image, instance, keypoint = (self.names[name][1] for name in NAMES[1:])
+        lengths = self.values.get("scale"), stacked(BOX), stacked(SIZE)
+        return Points(true, predicted, category, image, instance, keypoint, *lengths)
+
+
+def read(path: str) -> Predictions:
+    """The predictions of a file, whatever its name ends in.
+
+    Raises:
+        DistcorrError: there is no such file, it is no Parquet, CSV or JSON, or what it says cannot
+            be scored; exit code 3, each problem with its count.
+    """
+    table = columns(_content(path), path)
+    if missing := [name for name in REQUIRED if name not in table]:
+        others = sorted(set(table) - {*REQUIRED, *OPTIONAL})
+        near = "".join(dict.fromkeys(did_you_mean(name, others) for name in missing))
+        raise _wrong(
+            f"{path} lacks {len(missing)} of {len(REQUIRED)} required columns: "
+            f"{', '.join(missing)}; it has {', '.join(table) or 'none'}.{near}"
+        )
+    rows = len(table["image"])
+    if not rows:
+        raise _wrong(f"{path} has no rows.")
+    problems: list[str] = []
+    names = {name: texts(table[name], name, problems) for name in NAMES if name in table}
+    values = {n: numbers(table[n], n, problems) for n in (*PLACES, *LENGTHS) if n in table}
+    _refuse(path, problems)
+    notes = [
+        f"There is no column {name}: {said}." for name, said in WITHOUT.items() if name not in names
+    ]
+    coded = {name: found for name, found in names.items() if found is not None}
+    for name in ("method", "category"):
+        coded.setdefault(name, ([ALONE[name]], np.zeros(rows, np.intp)))
+    coded.setdefault("instance", coded["image"])
+    return _checked(path, coded, {n: v for n, v in values.items() if v is not None}, notes)
+
+
+def _checked(
+    path: str, names: dict[str, Coded], values: dict[str, Floats], notes: list[str]
+) -> Predictions:
+    """What can be scored of the rows, and what is wrong or was left out."""
+    kept = _annotated(values, names, notes)
+    if not kept.any():
+        raise _wrong(f"{path} has no row with an annotation. {' '.join(notes)}")
+    names = {name: _only(found, kept) for name, found in names.items()}
+    values = {name: column[kept] for name, column in values.items()}
+    problems = _duplicates(names) + _lengths(values, notes) + _truths(names, values)
+    _refuse(path, problems)
+    if none := int((~np.isfinite(values["x"] + values["y"])).sum()):
+        notes.append(f"Nothing, or nothing finite, is predicted in {none:,} rows: wrong.")
+    notes += _unequal(names)
+    empty = {name: int(np.isnan(values[name]).sum()) for name in LENGTHS if name in values}
+    partly = {name: n for name, n in empty.items() if n}
+    known, first = np.unique(names["method"][1], return_index=True)
+    methods = tuple(names["method"][0][m] for m in known[np.argsort(first)])
+    values = {name: column for name, column in values.items() if name not in partly}
+    return Predictions(path, names, values, methods, partly, tuple(notes))
+
+
+def _annotated(values: dict[str, Floats], names: dict[str, Coded], notes: list[str]) -> Bools:
+    """(n,) the rows whose keypoint is annotated: not empty, and no padding.
+
+    Padding compared with padding is always right, and inflates PCK where it is counted.
+    """
+    true = np.stack([values["true_x"], values["true_y"]], axis=1)
+    predicted = np.stack([values["x"], values["y"]], axis=1)
+    finite = np.asarray(np.isfinite(true).all(axis=1), np.bool_)
+    if count := int((~finite).sum()):
+        notes.append(f"{count:,} rows have no finite true_x and true_y: left out.")
+    minus = np.asarray((true == -1).all(axis=1), np.bool_)
+    if count := int(minus.sum()):
+        notes.append(f"{count:,} rows have the truth (-1, -1), which is padding: left out.")
+    kept: Bools = finite & ~minus
+    zero = np.asarray((true == 0).all(axis=1), np.bool_)
+    if count := int(zero.sum()):
+        objects = names["method"][1] * len(names["instance"][0]) + names["instance"][1]
+        corner = len(np.unique(objects[zero])) == count  # one keypoint of an object may lie there
+        if corner and not (predicted[zero] == 0).all(axis=1).any():
+            notes.append(
+                f"{count:,} rows have the truth (0, 0): leave them out if that is padding."
+            )
+        else:
+            notes.append(f"{count:,} rows have the truth (0, 0), which is padding: left out.")
+            kept[zero] = False
+    return kept
+
+
+def _duplicates(names: dict[str, Coded]) -> list[str]:
+    """Rows that are there twice, and instances that are in two places."""
+    (_, method), (instances, instance), (types, keypoint) = (
+        names[name] for name in ("method", "instance", "keypoint")
+    )
+    key = (method * len(instances) + instance) * len(types) + keypoint
+    _, first, counts = np.unique(key, return_index=True, return_counts=True)
+    problems = []
+    if extra := int((counts - 1).sum()):
+        at = first[counts > 1][:_EXAMPLES]
+        shown = ", ".join(f"{instances[instance[i]]} {types[keypoint[i]]}" for i in at)
+        same = "the method, instance and keypoint of another row"
+        problems.append(f"{extra:,} rows have {same} ({shown})")
+    for name in ("image", "category"):
+        others, other = names[name]
+        if extra := len(np.unique(instance * len(others) + other)) - len(np.unique(instance)):
+            problems.append(f"{extra:,} instances have more than one {name}")
+    return problems
+
+
+def _lengths(values: dict[str, Floats], notes: list[str]) -> list[str]:
+    """Lengths that are none; where they are empty is another matter."""
+    problems = []
+    for name in ("scale", *SIZE):
+        lengths = values.get(name, np.ones(1))
+        if bad := int(((lengths <= 0) | np.isinf(lengths)).sum()):
+            problems.append(f"{name} is not above 0 px, or not finite, in {bad:,} rows")
+    sides = []
+    for low, high in (BOX[0::2], BOX[1::2]):
+        if low in values and high in values:
+            sides.append(values[high] - values[low])
+            if bad := int(((sides[-1] <= 0) | np.isinf(sides[-1])).sum()):
+                problems.append(f"{high} is not above {low} in {bad:,} rows")
+    if len(sides) == 2 and "scale" in values:
+        gap = values["scale"] - np.maximum(*sides)
+        if other := int((np.abs(gap) > _SAME).sum()):
+            one = int((np.abs(gap - 1) < _SAME).sum())
+            notes.append(
+                f"scale is not max(h, w) of the box in {other:,} rows, larger by 1 px in {one:,}:"
+                " the box is used."
+            )
+    return problems
+
+
+def _truths(names: dict[str, Coded], values: dict[str, Floats]) -> list[str]:
+    """Keypoints whose annotation is not the same for all methods."""
+    key = names["instance"][1] * len(names["keypoint"][0]) + names["keypoint"][1]
+    _, first, of = np.unique(key, return_index=True, return_inverse=True)
+    gap = np.maximum(*(np.abs(values[n] - values[n][first][of]) for n in ("true_x", "true_y")))
+    other = int((gap > _SAME).sum())
+    return [f"methods have different annotations in {other:,} rows"] if other else []
+
+
+def _unequal(names: dict[str, Coded]) -> list[str]:
+    """Methods that are not scored on the same keypoints."""
+    known, code = names["method"]
+    key = names["instance"][1] * len(names["keypoint"][0]) + names["keypoint"][1]
+    every = len(np.unique(key))
+    lacking = {m: every - n for m, n in zip(known, np.bincount(code), strict=True) if n < every}
+    listed = ", ".join(f"{method} {n:,}" for method, n in lacking.items())
+    return [f"Methods lack rows that others have, of {every:,}: {listed}."] if lacking else []
+
+
+def _only(coded: Coded, rows: Bools) -> Coded:
+    """Some rows, and the names that they have."""
+    codes, numbered = np.unique(coded[1][rows], return_inverse=True)
+    return [coded[0][code] for code in codes], numbered.astype(np.intp)
+
+
+def _content(path: str) -> bytes:
+    folder, name = os.path.split(path)
+    try:
+        return Folder(folder or ".").read(name)
+    except OSError as error:
+        raise DistcorrError(
+            f"There is no file of predictions {path}, and no run.",
+            "a Parquet, CSV or JSON file, or the folder of a run",
+            MISSING,
+        ) from error
+
+
+def _refuse(path: str, problems: list[str]) -> None:
+    if problems:
+        raise _wrong(f"{path} cannot be scored: {'; '.join(problems)}.")
+
+
+def _wrong(message: str) -> DistcorrError:
+    return DistcorrError(message, SCHEMA, MISSING)

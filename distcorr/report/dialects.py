@@ -1,0 +1,86 @@
+"""One file of predictions by many definitions of PCK: tidy rows, and how far they differ."""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from distcorr.algorithms import pck
+from distcorr.algorithms.dialect_scores import Scored
+from distcorr.algorithms.dialects import DIALECTS
+from distcorr.report.score import per_cent
+
+Rows = list[dict[str, Any]]
+
+
+def rows(scores: Mapping[tuple[str, str], Scored], level: float) -> Rows:
+    """One row per definition, tolerance and method; ``value``, ``low`` and ``high`` in per cent."""
+    found = []
+    for (method, dialect), score in scores.items():
+        low, high = pck.interval(score.samples, level)
+        for alpha, *shares in zip(score.alphas, score.value, low, high, strict=True):
+            numbers = dict(zip(("value", "low", "high"), map(per_cent, shares), strict=True))
+            found.append({"dialect": dialect, "alpha": alpha, "method": method} | numbers)
+            found[-1]["n"] = score.n
+    order = {name: n for n, name in enumerate(DIALECTS)}
+    return sorted(found, key=lambda row: (row["alpha"], order[row["dialect"]]))  # stable: methods
+
+
+def spread(found: Sequence[Mapping[str, Any]]) -> Rows:
+    """How far definitions differ: per tolerance and method, the least, the most and the gap.
+
+    Definitions that are known to be wrong are left out, and tolerances of one definition alone.
+    """
+    right = [row for row in found if not DIALECTS[row["dialect"]].error]
+    gaps = []
+    for alpha in dict.fromkeys(row["alpha"] for row in right):
+        at = [row for row in right if row["alpha"] == alpha]
+        if len({row["dialect"] for row in at}) < 2:
+            continue
+        for method in dict.fromkeys(row["method"] for row in at):
+            mine = [row for row in at if row["method"] == method]
+            least, most = (pick(mine, key=lambda row: row["value"]) for pick in (min, max))
+            gaps.append(
+                {
+                    "alpha": alpha,
+                    "method": method,
+                    "least": least["value"],
+                    "least_by": least["dialect"],
+                    "most": most["value"],
+                    "most_by": most["dialect"],
+                    "difference": round(most["value"] - least["value"], 2),
+                }
+            )
+    return gaps
+
+
+def swaps(found: Sequence[Mapping[str, Any]]) -> Rows:
+    """Pairs of methods of which one is better by some definitions, and worse by others.
+
+    As values are rounded; definitions that are known to be wrong are left out.
+    """
+    turned = []
+    right = [row for row in found if not DIALECTS[row["dialect"]].error]
+    for alpha in dict.fromkeys(row["alpha"] for row in right):
+        value = {(r["dialect"], r["method"]): r["value"] for r in right if r["alpha"] == alpha}
+        dialects = dict.fromkeys(dialect for dialect, _ in value)
+        for one, other in itertools.combinations(dict.fromkeys(m for _, m in value), 2):
+            gain = {d: value[d, one] - value[d, other] for d in dialects}
+            above = [d for d in dialects if gain[d] > 0]
+            below = [d for d in dialects if gain[d] < 0]
+            if above and below:
+                pair = {"alpha": alpha, "method": one, "other": other}
+                turned.append(pair | {"above": above, "below": below})
+    return turned
+
+
+def to_csv(found: Sequence[Mapping[str, Any]]) -> str:
+    """Rows as CSV."""
+    out = io.StringIO()
+    writer = csv.DictWriter(out, list(found[0]) if found else [], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(found)
+    return out.getvalue()
