@@ -65,9 +65,10 @@ def pck_command(
 ) -> None:
     """Score one file of predictions by every published definition of PCK.
 
-    A row per keypoint: image, keypoint, x, y, true_x, true_y in px, and method and category; as a
-    definition needs them scale (max(h, w) of the box) or box_x0 to box_y1, image_width,
-    image_height; instance where an image shows several objects, or belongs to several pairs.
+    A row per keypoint: image, keypoint, x, y, true_x, true_y (px); method
+    and category; scale (max(h, w) of the box) or box_x0 to box_y1, and
+    image_width, image_height, as a definition needs them; instance where an
+    image shows several objects, or belongs to several pairs.
 
     Example:  distcorr pck predictions.csv -a 0.1 -a 0.05
     """

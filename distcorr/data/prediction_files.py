@@ -131,7 +131,16 @@ def read(path: str) -> Predictions:
         DistcorrError: there is no such file, it is no Parquet, CSV or JSON, or what it says cannot
             be scored; exit code 3, each problem with its count.
     """
-    table = columns(_content(path), path)
+    return from_bytes(_content(path), path)
+
+
+def from_bytes(content: bytes, path: str) -> Predictions:
+    """The same of what such a file holds; ``path`` names it.
+
+    Raises:
+        DistcorrError: as ``read``.
+    """
+    table = columns(content, path)
     if missing := [name for name in REQUIRED if name not in table]:
         others = sorted(set(table) - {*REQUIRED, *OPTIONAL})
         near = "".join(dict.fromkeys(did_you_mean(name, others) for name in missing))

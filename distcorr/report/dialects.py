@@ -8,9 +8,17 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import pyarrow as pa
+
 from distcorr.algorithms import pck
-from distcorr.algorithms.dialect_scores import Scored
+from distcorr.algorithms.dialect_scores import Scored, evaluate
 from distcorr.algorithms.dialects import DIALECTS
+from distcorr.config import EvaluationConfig
+from distcorr.data import prediction_files, prediction_truth
+from distcorr.data.features import FeatureStore
+from distcorr.data.run import Run
+from distcorr.data.storage import Folder, parquet
+from distcorr.errors import DistcorrError
 from distcorr.report.score import per_cent
 
 Rows = list[dict[str, Any]]
@@ -27,6 +35,45 @@ def rows(scores: Mapping[tuple[str, str], Scored], level: float) -> Rows:
             found[-1]["n"] = score.n
     order = {name: n for n, name in enumerate(DIALECTS)}
     return sorted(found, key=lambda row: (row["alpha"], order[row["dialect"]]))  # stable: methods
+
+
+def of_run(
+    predictions: pa.Table, store: FeatureStore, run: Run, config: EvaluationConfig, seed: int
+) -> tuple[Rows, list[str]]:
+    """Tables table2-dialects and table2-dialects-gap: a run's predictions by all definitions.
+
+    At the first tolerance. Definitions that need the sizes of photographs in an object store are
+    left to ``distcorr pck``: a report does not fetch thousands of files.
+
+    Args:
+        predictions: rows of the schema ``PREDICTIONS``.
+        store: of the run, for the boxes.
+        run: whose photographs they are.
+        config: tolerances, resamples, level.
+        seed: of the bootstrap.
+    """
+    found = prediction_files.from_bytes(parquet(predictions), f"{run}/report/predictions.parquet")
+    found = prediction_truth.against(found, store, run)
+    said = ""
+    if Folder(store.root).is_local if store.root else run.folder.is_local:
+        try:
+            found = prediction_truth.with_sizes(found, store, run)
+        except DistcorrError as error:
+            said = f" {error.message}"
+    chosen = [d for d in DIALECTS.values() if not d.error and not found.lacks(d.needs)]
+    asked = {"resamples": config.resamples, "seed": seed}
+    scored = rows(evaluate(found.of(), chosen, config.alphas[:1], **asked), config.level)
+    gaps = spread(scored)
+    notes = [
+        f"{row['method']}, PCK@{row['alpha']:g}, is {row['least']:.1f} ({row['least_by']}) to "
+        f"{row['most']:.1f} ({row['most_by']}) by {len(chosen)} definitions in use (distcorr pck): "
+        "a number is to be quoted with its definition."
+        for row in gaps[:1]
+    ]
+    if left := len([d for d in DIALECTS.values() if not d.error]) - len(chosen):
+        notes.append(f"{left} definitions of PCK need sizes of photographs: distcorr pck.{said}")
+    tables = {"table2-dialects": scored, "table2-dialects-gap": gaps}
+    return [{"table": name} | row for name, of in tables.items() for row in of], notes
 
 
 def spread(found: Sequence[Mapping[str, Any]]) -> Rows:

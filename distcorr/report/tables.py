@@ -19,10 +19,12 @@ from distcorr.data.run import Run, StageFolder
 from distcorr.errors import DistcorrError
 from distcorr.report import (
     classification,
+    comparison,
     concentration,
     counting,
     detection,
     detection_curves,
+    dialects,
     locality,
 )
 from distcorr.report.counting import scores as scores
@@ -107,7 +109,7 @@ def build(run: Run, evaluation: EvaluationConfig | None = None) -> Report:
         )
     config = dataclasses.replace(config, evaluation=evaluation or config.evaluation)
     made = finished(run, evaluation) if stages["transfer"] else None
-    sections = [_transferred(made)] if made else []
+    sections = [_transferred(run, made)] if made else []
     classified = None
     if classify := stages["classify"]:
         entry = run.manifest()["stages"]["classify"]
@@ -159,7 +161,7 @@ class _Section(NamedTuple):
     predictions: pa.Table | None = None
 
 
-def _transferred(made: Finished) -> _Section:
+def _transferred(run: Run, made: Finished) -> _Section:
     """Section 3."""
     store, config = made.store, made.config
     predictions = combine(made)
@@ -168,6 +170,10 @@ def _transferred(made: Finished) -> _Section:
     if store.dead:
         notes.append(f"{len(store.dead)} instances could not be read and are left out.")
     dead = {letter.id for letter in made.transfer.dead_letters()}
+    asked = comparison.pairs(rows), config.evaluation, config.seed, "table2"
+    more, said = comparison.rows(predictions, *asked)
+    by = dialects.of_run(predictions, store, run, config.evaluation, config.seed)
+    rows, notes = rows + more + by[0], [*notes, *said, *by[1]]
     if dead:
         notes.append(f"{len(dead)} pairs could not be aligned by every layer; they say nothing.")
     return _Section(rows, notes, predictions)
@@ -193,6 +199,9 @@ def _answered(
 def _detected(made: detection.Opened) -> _Section:
     """Section 5."""
     rows, notes, predictions = detection.table4(made)
+    asked = comparison.pairs(rows), made.evaluation, made.seed, "table4"
+    more, said = comparison.rows(predictions, *asked)
+    rows, notes = rows + more, [*notes, *said]
     rows += detection_curves.eta_rows(made) + detection_curves.mining_rows(made)
     return _Section(rows, notes, predictions)
 
