@@ -22,7 +22,7 @@ from distcorr.data.run import Run
 Settings = Callable[..., list[str]]
 GOLDEN = Path(__file__).parent / "golden"
 COMMANDS = ("", "run", "build-db", "neighbors", "transfer", "classify", "responses")
-COMMANDS += ("detect", "predict", "status", "report", "config")
+COMMANDS += ("detect", "visualize", "predict", "status", "report", "pck", "config")
 COMMANDS += ("ablate", "match", "features", "store", "store ls", "store verify")
 
 

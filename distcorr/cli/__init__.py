@@ -4,6 +4,7 @@ from distcorr.cli import (  # noqa: F401 (this registers the commands)
     ablate,
     features,
     match,
+    pck,
     pipeline,
     predict,
     results,

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from distcorr.config import EvaluationConfig
     from distcorr.data.run import Run
+    from distcorr.report.tables import Report
     from distcorr.terminal import Terminal
 
 ORDER = ("build-db", "neighbors", "transfer", "classify", "responses", "detect", "visualize")
@@ -232,6 +233,14 @@ def draw(
     for old in run.folder.sizes("report"):  # of an earlier report, which had others
         if re.fullmatch(r"(figure|confusion)\S*\.(png|svg)", old) and f"report/{old}" not in drawn:
             run.folder.delete(f"report/{old}")
+
+
+def write_page(run: Run, built: Report, evaluation: EvaluationConfig | None = None) -> None:
+    """The report as one HTML file, last of all: it shows the figures that are there."""
+    from distcorr.report import page
+
+    name, *_ = page.save(run, built, evaluation)
+    terminal().say(f"page    {run}/{name}")
 
 
 def print_tables(built: Any, as_json: bool) -> None:

@@ -27,6 +27,7 @@ from distcorr.cli.common import (
     draw,
     print_tables,
     terminal,
+    write_page,
 )
 
 if TYPE_CHECKING:
@@ -137,6 +138,7 @@ def run_stages(
         tables.save(built, run)
         print_tables(built, as_json)
         draw(run)
+        write_page(run, built)
         shown.say(f"report  {run}/report")
     elif as_json:
         print(json.dumps([asdict(summary) for summary in summaries], indent=1))

@@ -25,12 +25,14 @@ from distcorr.cli.common import (
     existing,
     print_tables,
     terminal,
+    write_page,
 )
 from distcorr.config import EvaluationConfig
 from distcorr.errors import DistcorrError
 
 if TYPE_CHECKING:
     from distcorr.data.run import Run
+    from distcorr.report.tables import Report
 
 
 @app.command(rich_help_panel=RESULTS)
@@ -58,7 +60,7 @@ def report(
         str, typer.Option("--csv", metavar="DIR", help="Write one CSV per table there.")
     ] = "",
     figures: Annotated[
-        bool, typer.Option("--figures", help="Draw Figures 3 to 5 into the run's report folder.")
+        bool, typer.Option("--figures", help="Draw all figures anew, for the page.")
     ] = False,
     category: Annotated[
         list[str] | None,
@@ -74,7 +76,7 @@ def report(
         typer.Option("--set", metavar="KEY=VALUE", help="Combine and score anew: evaluation.*"),
     ] = None,
 ) -> None:
-    """Tables from what is saved: PCK and accuracy; aligns and trains nothing.
+    """Tables and one HTML page from what is saved; aligns and trains nothing.
 
     Example:  distcorr report -r runs/paper --set evaluation.order=similarity
     """
@@ -90,9 +92,24 @@ def report(
             Folder(csv).write(f"{name}.csv", built.to_csv(name).encode())
             terminal().say(f"wrote {csv}/{name}.csv")
     print_tables(built, as_json)
-    if figures or category:
-        tables.save(built, opened)  # so that what is in the folder belongs together
-        draw(opened, evaluation, category or ())
+    asked = figures or bool(category)
+    if settings and not asked:
+        return  # a look at other settings leaves the folder alone
+    try:
+        if asked or not _saved(opened, built):
+            tables.save(built, opened)  # so that what is in the folder belongs together
+            draw(opened, evaluation, category or ())
+        write_page(opened, built, evaluation)
+    except DistcorrError as error:
+        if asked:
+            raise
+        terminal().warn(f"no page: {error.message}")  # the tables have been shown
+
+
+def _saved(run: Run, built: Report) -> bool:
+    """Whether the tables in the run's report folder are these."""
+    name = "report/tables.json"
+    return run.folder.exists(name) and run.folder.read(name) == built.to_json().encode()
 
 
 def _evaluation(run: Run, settings: list[str]) -> EvaluationConfig | None:

@@ -72,6 +72,19 @@ def descendants(pid: int) -> Iterator[tuple[int, str]]:
             yield from descendants(int(child))
 
 
+def at_work(process: subprocess.Popen[bytes], name: str) -> int:
+    """Pid of a worker that does a task of such a name; between two tasks there may be none."""
+    deadline = time.monotonic() + 60
+    while True:
+        lines = dict(descendants(process.pid))
+        for pid, line in lines.items():
+            if "ray::" in line and name in line:
+                return pid
+        assert process.poll() is None, "ended before it could be disturbed"
+        assert time.monotonic() < deadline, list(lines.values())
+        time.sleep(0.005)
+
+
 def report_on(folder: Path) -> None:
     """Tables, figures and detector files, as distcorr run leaves them."""
     run = Run(str(folder))
@@ -124,9 +137,7 @@ def test_killed_worker(
 ) -> None:
     process, folder = halfway
     name = "_Actor" if stage == "build-db" else "_attempt"
-    victims = [pid for pid, line in descendants(process.pid) if "ray::" in line and name in line]
-    assert victims, [line for _, line in descendants(process.pid)]
-    os.kill(victims[0], signal.SIGKILL)
+    os.kill(at_work(process, name), signal.SIGKILL)
     log = folder.parent / f"{folder.name}.log"
     assert process.wait(timeout=500) == 0, log.read_text()
     report_on(undisturbed)

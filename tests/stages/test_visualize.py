@@ -104,9 +104,9 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The drawn photographs: 3 categories x (5 + 3)."""
+    """The drawn photographs: 3 categories x (3 + 3)."""
     folder = tmp_path_factory.mktemp("photographs") / "toy"
-    write_toy(Folder(folder), seed=2014, train=5, val=3)
+    write_toy(Folder(folder), seed=2014, train=3, val=3)
     return folder
 
 
@@ -123,6 +123,7 @@ def blocks(toy_settings: Settings) -> list[str]:
         "features.grids500=[]",
         "features.batch=1",
         "flow.features=auto",
+        "dataset.toy_train=3",
         "visualize.photographs=3",
         "visualize.shown=3",
         "visualize.seeds=5",
@@ -196,7 +197,7 @@ def embedded(
     """A finished run by the embedded network, whose field is larger than its picture."""
     settings = toy_settings(INLINE, "features.points=[]", "features.grids=[]", "flow.features=auto")
     settings += ["features.cells_per_photo=0", "visualize.averaged=[1,6]"]
-    settings += ['dataset.categories=["fish"]']
+    settings += ['dataset.categories=["fish"]', "dataset.toy_train=3"]
     folder = begun(tmp_path_factory.mktemp("runs") / "embedded", toy)
     run(folder, settings, *STAGES)
     return folder, settings
@@ -568,7 +569,8 @@ def test_random_patches_are_of_the_data_base_but_not_of_the_photograph_itself(
         found = visualized.picture(oracle.layer, image, RANDOM, 1)
         sources = [known[block.tobytes()] for *_, block in blocks_of(oracle, image, found)]
         assert all(source - out[image] for source in sources)
-        assert len(set.union(*sources)) > 3
+        everyone = {cell.image for cell in oracle.cells} - out[image]
+        assert set.union(*sources) - out[image] == everyone
         five = visualized.picture(oracle.layer, image, RANDOM, 5)
         assert five.std() < found.std()  # means of five
 
@@ -981,14 +983,10 @@ def test_neither_part_files_nor_pieces_nor_groups_change_anything(
 def test_another_seed_draws_others(
     plain: Path, tmp_path: Path, blocks: list[str], voc: Path
 ) -> None:
-    settings = of_voc(blocks, voc)
-    found = []
-    for seed in (2014, 3):
-        folder = tmp_path / str(seed)
-        run(folder, [*settings, f"seed={seed}"], *STAGES)
-        found.append(made(folder)[1])
-    assert found[0].images == made(plain)[1].images  # drawn or given, they are the same
-    assert set(found[0].images) != set(found[1].images)
+    run(tmp_path / "run", of_voc(blocks, voc, "seed=3"), *STAGES)
+    found, before = made(tmp_path / "run")[1], made(plain)[1]
+    assert found.bases == before.bases
+    assert set(found.images) != set(before.images)
 
 
 @pytest.mark.parametrize("probes", [1, 1000])
@@ -997,10 +995,11 @@ def test_an_approximate_search_says_what_it_misses(
 ) -> None:
     settings = [*blocks, "visualize.search=ivf", f"visualize.probes={probes}"]
     run(copy, settings)
-    before = contents(copy)
-    shutil.rmtree(stage_folder(copy, "visualize"))
-    run(copy, settings)
-    assert contents(copy) == before
+    if probes == 1:
+        before = contents(copy)
+        shutil.rmtree(stage_folder(copy, "visualize"))
+        run(copy, settings)
+        assert contents(copy) == before
     _, visualized = made(copy)
     oracle = Plain(copy, settings, "Blocks")
     asked, found = queries(copy, oracle), merged(copy, oracle, "found")[0]
