@@ -16,6 +16,7 @@ from rich.progress import Progress as Bar
 from distcorr.errors import DistcorrError
 
 if TYPE_CHECKING:
+    from distcorr.report.compare import Compared
     from distcorr.report.tables import Report
     from distcorr.stages.pipeline import Forecast, Summary
 
@@ -242,6 +243,34 @@ def _print_locality(name: str, rows: Sequence[dict[str, Any]], level: float) -> 
         lines.append(cells)
     print_rows(lines)
     print()
+
+
+def print_comparison(found: Compared) -> None:
+    """Two runs: their settings first, then the means and the paired differences."""
+    print(f"here:  {found.here}\nthere: {found.there}\n")
+    print("settings that differ, there -> here:" if found.settings else "no setting differs")
+    for line in found.settings:
+        print(f"  {line}")
+    for table in found.pairs:
+        print(
+            f"\n{table}: PCK in per cent, and here minus there; {100 * found.level:g} % intervals"
+        )
+        means = {(r["method"], r["alpha"]): r for r in found.rows if r["category"] == "mean"}
+        print_rows(
+            [
+                {"here": pair[0].removesuffix(" (here)"), "alpha": alpha, "n": row["n"]}
+                | {"PCK here": row["value"], "there": means[pair[1], alpha]["value"]}
+                | {"difference": _with_interval(gain).strip(), "p": gain["p"]}
+                for pair in found.pairs[table]
+                for (method, alpha), row in means.items()
+                if method == pair[0]
+                for gain in [means[" minus ".join(pair), alpha]]
+            ]
+        )
+    print()
+    for note in found.notes:
+        print(f"note:    {note}")
+    sys.stdout.flush()
 
 
 def print_rows(rows: Sequence[dict[str, Any]]) -> None:

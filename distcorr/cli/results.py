@@ -75,6 +75,9 @@ def report(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Combine and score anew: evaluation.*"),
     ] = None,
+    compare: Annotated[
+        str, typer.Option("--compare", metavar="RUN", help="PCKs beside those of another run.")
+    ] = "",
 ) -> None:
     """Tables and one HTML page from what is saved; aligns and trains nothing.
 
@@ -84,6 +87,14 @@ def report(
 
     opened = existing(run)
     evaluation = _evaluation(opened, settings or [])
+    if compare:
+        if csv or figures or category:
+            raise DistcorrError(
+                "--compare has a table and a figure of its own, got --csv, --figures or -c too.",
+                f"distcorr report -r {run} --compare {compare}",
+            )
+        _compare(opened, existing(compare), evaluation, as_json)
+        return
     built = tables.build(opened, evaluation)
     if csv:
         from distcorr.data.storage import Folder
@@ -104,6 +115,20 @@ def report(
         if asked:
             raise
         terminal().warn(f"no page: {error.message}")  # the tables have been shown
+
+
+def _compare(run: Run, other: Run, evaluation: EvaluationConfig | None, as_json: bool) -> None:
+    from distcorr.report import compare
+    from distcorr.terminal import print_comparison
+
+    found = compare.compare(run, other, evaluation)
+    names = compare.save(found, run)
+    if as_json:
+        print(found.to_json(), end="")
+        return
+    print_comparison(found)
+    for name in names:
+        terminal().say(f"wrote {run}/{name}")
 
 
 def _saved(run: Run, built: Report) -> bool:

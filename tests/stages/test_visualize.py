@@ -27,7 +27,7 @@ from distcorr.algorithms.crop import crop_square
 from distcorr.data.features import FeatureStore
 from distcorr.data.run import Run, StageFolder
 from distcorr.data.storage import Folder
-from distcorr.data.store import read_values
+from distcorr.data.store import Feature, feature_table, read_values
 from distcorr.data.toy import write_toy
 from distcorr.data.visualized import NEIGHBOURS, ORIGINAL, RANDOM, UNIFORM, Visualized
 from distcorr.errors import MISSING, PARTIAL, USAGE, DistcorrError
@@ -35,8 +35,10 @@ from distcorr.report import locality, tables
 from distcorr.stages import locality as locality_tasks
 from distcorr.stages import visualize
 from distcorr.stages.cluster import Session
+from distcorr.stages.copies import near_copies
 from distcorr.stages.features import Wanted, load_network, wishes
 from distcorr.stages.gallery import Gallery, Layer, Sizes, ids_of, places
+from distcorr.stages.locality import Queries
 from distcorr.stages.own import rebuild_own
 from distcorr.stages.pipeline import Context, Summary, forecast_stage, run_stage
 from distcorr.types import Box, Geometry
@@ -908,6 +910,35 @@ def test_near_copies_are_left_out(
     assert any(
         "NOT left out" in note for note in locality.rows(locality.opened(Run(str(folder))))[1]
     )
+
+
+def test_near_copies_are_photographs_of_enough_cells_in_the_data_base(tmp_path: Path) -> None:
+    """Of 4 x 4 cells and fewer, most lie within a cell of anywhere."""
+    feature = Feature("cells", "x", {"of": "noise"})
+    sides = [12, 2, 3, 4, 12, 12, 12, 12]  # cells; photograph 0 is the one that is looked for
+    rng = np.random.default_rng(0)
+    values = [rng.normal(size=(side**2, 20)).astype(np.float16) for side in sides]
+    values[4] = values[6] = values[7] = values[0]  # 6 is the same file, 7 not in the data base
+    gallery = gallery_of("abcdefah", [False] + [True] * 6 + [False])
+    cells = [np.array(list(np.ndindex(side, side))) for side in sides]
+    keys = {
+        "image": [image for image, at in zip(gallery.images, cells, strict=True) for _ in at],
+        "row": np.concatenate(cells)[:, 0].astype(np.int16),
+        "col": np.concatenate(cells)[:, 1].astype(np.int16),
+        "height": np.repeat(16 * np.array(sides), [len(at) for at in cells]).astype(np.int16),
+    }
+    table = feature_table(feature, keys | {"width": keys["height"]}, np.concatenate(values))
+    Folder(tmp_path).write_table("part.parquet", table)
+    axes = {16 * side: axis(16 * side) for side in sides}
+    layer = Layer("x", (feature.folder,), 0, axes, 192)
+    wide, nowhere = np.full(144, 192), np.full(144, -1)
+    asked = Queries(np.zeros(144, np.int64), cells[0], wide, wide, nowhere, values[0])
+    arguments = gallery, Folder(tmp_path), layer, ["part.parquet"]
+    assert near_copies(*arguments, asked, 0.45) == [(0, 4, 1.0)]
+    nobody = Queries(*(column[:0] for column in vars(asked).values()))
+    assert near_copies(*arguments, nobody, 0.45) == []
+    blank = replace(asked, values=np.zeros_like(asked.values))
+    assert near_copies(*arguments, blank, 0.45) == []
 
 
 def test_mirror_images_in_the_data_base(

@@ -1,0 +1,197 @@
+"""Two runs beside each other: how their settings differ, and their PCKs on the same keypoints."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from distcorr.config import EvaluationConfig, difference
+from distcorr.data.run import Run
+from distcorr.errors import DistcorrError
+from distcorr.report import charts, comparison, counting
+from distcorr.report.tables import Report, build
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+Rows = list[dict[str, Any]]
+HERE, THERE = "here", "there"
+_TABLES = {"table2": "predictions", "table4": "detections"}  # of a report
+_KEY = ("category", "instance", "keypoint")
+_NEAR = 0.01  # px; the same annotation, as read by two versions
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What two runs have in common, and what not.
+
+    Attributes:
+        here: the run that is looked at.
+        there: the one that it is compared with.
+        settings: lines ``flow.beta: there -> here`` of what differs.
+        rows: per table: PCK of every method of either run (``table2``), and paired differences,
+            here minus there (``table2-comparison``), as in ``comparison.rows``.
+        notes: what a reader must know.
+        level: of the intervals.
+    """
+
+    here: str
+    there: str
+    settings: list[str]
+    rows: Rows
+    notes: list[str]
+    level: float
+    pairs: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        """As JSON; equal runs give equal text."""
+        return json.dumps(vars(self), indent=1, allow_nan=False) + "\n"
+
+    def to_csv(self) -> str:
+        """The rows as CSV."""
+        out = io.StringIO()
+        names = dict.fromkeys(name for row in self.rows for name in row)
+        writer = csv.DictWriter(out, list(names), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.rows)
+        return out.getvalue()
+
+
+def compare(here: Run, there: Run, evaluation: EvaluationConfig | None = None) -> Compared:
+    """Compare the PCKs of two runs, photograph by photograph.
+
+    Only keypoints that both have predicted, with the same annotation, are scored: so two networks
+    or settings on one data set, and not two data sets.
+
+    Args:
+        here: with a finished transfer or detect.
+        there: likewise.
+        evaluation: for both, in place of the first one's own.
+
+    Raises:
+        DistcorrError: they have no keypoint in common, or one has nothing to report.
+    """
+    configs = here.config(), there.config()
+    evaluation = evaluation or (configs[0].evaluation if configs[0] else EvaluationConfig())
+    reports = build(here, evaluation), build(there, evaluation)
+    settings = difference(configs[1], configs[0]) if configs[0] and configs[1] else []
+    seed = configs[0].seed if configs[0] else 0
+    rows: Rows = []
+    notes = _stamps(reports)
+    pairs: dict[str, list[tuple[str, str]]] = {}
+    for table, attribute in _TABLES.items():
+        both = [getattr(report, attribute) for report in reports]
+        if both[0] is None or both[1] is None:
+            notes.append(f"{table} is compared if both runs have it, which is not so.")
+            continue
+        joined, lost = _joined(both[0], both[1])
+        if lost:
+            notes.append(f"{table}: {lost:,} keypoints that only one of the runs has are left out.")
+        if not joined.num_rows:
+            continue
+        pairs[table] = _pairs(*(_methods(each) for each in both))
+        scores, said = counting.scores(joined, evaluation, seed)
+        for (method, category), score in scores.items():
+            rows += counting.rows(table, method, category, score, evaluation)
+        more, about = comparison.rows(joined, pairs[table], evaluation, seed, table)
+        rows += [row for row in more if row["table"] == f"{table}-comparison"]
+        notes += said + about[: 1 + len(pairs[table])]
+    if not rows:
+        raise DistcorrError(
+            f"{here} and {there} have no predicted keypoint in common. {' '.join(notes)}",
+            "compare runs of one data set, both with a finished transfer or detect",
+        )
+    names = str(here), str(there)
+    return Compared(*names, settings, rows, list(dict.fromkeys(notes)), evaluation.level, pairs)
+
+
+def save(compared: Compared, run: Run) -> list[str]:
+    """Write ``report/compare.json``, ``.csv``, and the bars; returns their names."""
+    run.folder.write("report/compare.json", compared.to_json().encode())
+    run.folder.write("report/compare.csv", compared.to_csv().encode())
+    return ["report/compare.json", "report/compare.csv", *figure(compared, run)]
+
+
+def figure(compared: Compared, run: Run) -> list[str]:
+    """Bars of both runs by category, with intervals; a panel for each pair of methods."""
+    panels = [(table, pair) for table, of in compared.pairs.items() for pair in of]
+    first = compared.rows[0]["alpha"]
+    drawn = charts.blank(8, 2.6 * len(panels))
+    axes = drawn.subplots(len(panels), 1, squeeze=False)[:, 0]
+    for (table, pair), axis in zip(panels, axes, strict=True):
+        rows = [r for r in compared.rows if (r["table"], r["alpha"]) == (table, first)]
+        _bars(axis, rows, pair)
+        axis.set_title(f"{table}: PCK@{first:g}, per cent", fontsize=9, loc="left")
+    return charts.save(run, "compare", drawn)
+
+
+def _bars(axis: Axes, rows: Rows, pair: Sequence[str]) -> None:
+    names = list(dict.fromkeys(row["category"] for row in rows if row["method"] in pair))
+    for n, method in enumerate(pair):
+        mine = {row["category"]: row for row in rows if row["method"] == method}
+        shown = [(place, mine[name]) for place, name in enumerate(names) if name in mine]
+        at = np.array([place for place, _ in shown]) + 0.4 * n - 0.2
+        value, low, high = (
+            np.array([row[k] for _, row in shown]) for k in ("value", "low", "high")
+        )
+        spread = np.stack([value - low, high - value]).clip(0)
+        colour = charts.colour_of(n, 2)
+        axis.bar(at, value, 0.38, yerr=spread, label=method, color=colour, error_kw={"lw": 1})
+    axis.set_xticks(range(len(names)), names, fontsize=8)
+    axis.set_ylim(0, 100)
+    axis.legend(fontsize=7, loc="lower right")
+
+
+def _stamps(reports: Sequence[Report]) -> list[str]:
+    here, there = reports
+    return [
+        f"{what} differ: {one} {HERE}, {other} {THERE}."
+        for what, one, other in (
+            ("Weights", here.weights, there.weights),
+            ("Data", here.data, there.data),
+        )
+        if one != other
+    ]
+
+
+def _methods(predictions: pa.Table) -> list[str]:
+    return list(dict.fromkeys(predictions["method"].to_pylist()))
+
+
+def _pairs(here: Sequence[str], there: Sequence[str]) -> list[tuple[str, str]]:
+    """Methods of one name; then, in order, those that only one of the runs has."""
+    alone = [m for m in here if m not in there], [m for m in there if m not in here]
+    pairs = [(m, m) for m in here if m in there] + list(zip(*alone, strict=False))
+    return [(f"{one} ({HERE})", f"{other} ({THERE})") for one, other in pairs]
+
+
+def _joined(here: pa.Table, there: pa.Table) -> tuple[pa.Table, int]:
+    """Both runs' predictions of the keypoints that both have; and how many keypoints are left out.
+
+    Where a method has no prediction its row is there all the same, and counts as wrong.
+    """
+    truths = [_truths(table) for table in (here, there)]
+    common = {
+        key
+        for key in truths[0].keys() & truths[1].keys()
+        if np.allclose(truths[0][key], truths[1][key], rtol=0, atol=_NEAR)
+    }
+    kept = []
+    for table, which in ((here, HERE), (there, THERE)):
+        keys = zip(*(table[name].to_pylist() for name in _KEY), strict=True)
+        part = table.filter(pa.array([key in common for key in keys], pa.bool_()))
+        names = pa.array([f"{m} ({which})" for m in part["method"].to_pylist()], pa.string())
+        kept.append(part.set_column(part.schema.get_field_index("method"), "method", names))
+    return pa.concat_tables(kept), len(truths[0].keys() | truths[1].keys()) - len(common)
+
+
+def _truths(table: pa.Table) -> dict[tuple[str, ...], tuple[float, ...]]:
+    columns = (table[name].to_pylist() for name in (*_KEY, "true_x", "true_y", "scale"))
+    return {row[:3]: row[3:] for row in zip(*columns, strict=True)}
