@@ -295,6 +295,8 @@ class VisualizeConfig:
     def __post_init__(self) -> None:
         if not self.layers:
             raise _bad("visualize.layers", "one or more layers", self.layers)
+        if not self.images:
+            raise _bad("visualize.images", "one or more names, or auto", self.images)
         _one_of("visualize.base", self.base, ("train", "all"))
         _one_of("visualize.search", self.search, ("exact", "ivf"))
         for key in ("photographs", "seeds", "probes"):
@@ -305,8 +307,8 @@ class VisualizeConfig:
             raise _bad("visualize.copies", "a number from 0 to 1", self.copies)
         for key in ("ks", "averaged"):
             ks = getattr(self, key)
-            if not ks or min(ks) < 1 or sorted(set(ks)) != list(ks):
-                raise _bad(f"visualize.{key}", "whole numbers from 1 that ascend", ks)
+            if not ks or min(ks) < 1 or max(ks) > 10_000 or sorted(set(ks)) != list(ks):
+                raise _bad(f"visualize.{key}", "whole numbers from 1 to 10000 that ascend", ks)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,6 +17,7 @@ from distcorr.algorithms.rebuild import Boxes, Cells, Picture
 from distcorr.data.features import FeatureStore
 from distcorr.data.storage import Folder
 from distcorr.errors import DistcorrError
+from distcorr.stages.cluster import describe
 from distcorr.stages.features import Wanted
 from distcorr.stages.pictures import Scene, ahead, seen, squeezed
 from distcorr.types import BoolArray, Box, Geometry
@@ -205,18 +206,23 @@ class Gallery:
         """Photographs in ascending order, each read once, some ahead of need.
 
         Raises:
-            DistcorrError: one of them cannot be read any more.
+            DistcorrError: one of them cannot be read any more, or has changed.
         """
         wanted = sorted(set(numbers))
         with ThreadPoolExecutor(_READERS) as pool:
-            for number, view in zip(wanted, ahead(pool, self.see, wanted), strict=True):
+            for number, view in zip(wanted, ahead(pool, self._see_again, wanted), strict=True):
                 if isinstance(view, str):
                     raise DistcorrError(
-                        f"The photograph {self.images[number]} gave cells to the data base, and "
-                        f"now: {view}",
-                        "put it back as it was; or distcorr build-db, which leaves it out",
+                        f"The photograph {self.images[number]} is not there as build-db saw it: "
+                        f"{view} (put it back, or run distcorr build-db again)"
                     )
                 yield view
+
+    def _see_again(self, number: int) -> tuple[Scene, Picture] | str:
+        try:
+            return self.see(number)
+        except OSError as error:  # it has changed, or the storage does not answer
+            return describe(error)
 
     @cached_property
     def _bits(self) -> dict[str, int]:
@@ -314,7 +320,8 @@ class Sizes(NamedTuple):
             seed: of the draw.
 
         Returns:
-            (n, k); -1 where there are no cells.
+            (n, k), of all cells whose patch lies inside a photograph of the data base; -1 where
+            there are none.
         """
         among = ~np.isin(gallery.contents[self.number], out)
         number, height, width = (each[among] for each in self)

@@ -26,9 +26,6 @@ from distcorr.stages.gallery import Gallery, Ids, Layer, Sizes, ids_of
 from distcorr.stages.locality import Queries
 from distcorr.types import BoolArray, FloatArray
 
-__ASKED = 200  # queries of a task that an approximate search is measured by; not in the paper
-
-
 _ASKED = 200  # queries of a task that an approximate search is measured by; not in the paper
 
 

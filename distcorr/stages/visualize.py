@@ -23,7 +23,7 @@ from distcorr.data.images import checksum
 from distcorr.data.run import Shard, StageFolder
 from distcorr.data.storage import Folder
 from distcorr.data.weights import Weights
-from distcorr.errors import DistcorrError, did_you_mean
+from distcorr.errors import MISSING, DistcorrError, did_you_mean
 from distcorr.stages.averaged import average_fields
 from distcorr.stages.cluster import Outcome
 from distcorr.stages.copies import compare
@@ -228,9 +228,10 @@ def _photographs(context: Context, gallery: Gallery, notes: list[str]) -> list[s
     for name in config.images:
         known = stems.get(name, [name] if name in gallery.number else [])
         if name != "auto" and len(known) != 1:
+            some = f"{len(known)} photographs of that name" if known else "no such photograph"
             raise DistcorrError(
-                f"visualize.images names {name!r}, and this run has no such photograph."
-                f"{did_you_mean(name, stems)}",
+                f"visualize.images names {name!r}, and this run has {some}."
+                + ("" if known else did_you_mean(name, stems)),
                 "2008_000123, or the path below the data set's root; distcorr visualize --image "
                 "PATH takes pictures of your own",
             )
@@ -244,6 +245,13 @@ def _photographs(context: Context, gallery: Gallery, notes: list[str]) -> list[s
         notes.append(
             f"{len(changed)} photographs are not as build-db saw them and are left out, for "
             f"example {changed[0]}; distcorr build-db takes them in."
+        )
+    if len(changed) == len(chosen) > 0:
+        raise DistcorrError(
+            f"None of the {len(chosen)} photographs to rebuild is as build-db saw it, for example "
+            f"{changed[0]}.",
+            f"distcorr build-db -r {context.run} takes in what has changed; are they all there?",
+            MISSING,
         )
     chosen = [image for image in chosen if image not in changed]
     if len(chosen) < config.photographs and "auto" in config.images:

@@ -388,5 +388,5 @@ def test_a_shard_that_fails_is_reported_and_tried_again(
     (obstacle / "x").rmdir()
     obstacle.rmdir()
     assert run_all(folder, settings, ["transfer"])["transfer"].computed == 1
-    run_all(folder, settings, ["classify", "responses", "detect"])
+    run_all(folder, settings, ["classify", "responses", "detect", "visualize"])
     assert_same(finished, folder)
