@@ -46,7 +46,7 @@ def to_latex(source: Source, table: str) -> str:
     """
     lines = _figure1(source) if table == "figure1" else _by_category(source, table)
     stamp = [
-        f"% {table} of distcorr, {source.name}",
+        f"% {table} of distcorr",
         f"% weights: {source.report.weights}",
         f"% data: {source.report.data}",
         *(["% NOT THE PAPER'S WEIGHTS OR DATA"] if not _same(source) else []),
