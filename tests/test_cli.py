@@ -131,6 +131,7 @@ def test_status(toy: Path) -> None:
         ("classify", True),
         ("responses", True),
         ("detect", True),
+        ("visualize", True),
     ]
     assert "18/18 shards" in distcorr("status", "-r", str(toy)).stdout
 

@@ -52,6 +52,8 @@ def of_run(
         config: tolerances, resamples, level.
         seed: of the bootstrap.
     """
+    if not predictions.num_rows:
+        return [], []
     found = prediction_files.from_bytes(parquet(predictions), f"{run}/report/predictions.parquet")
     found = prediction_truth.against(found, store, run)
     said = ""

@@ -411,7 +411,8 @@ def test_the_sweep_and_what_mining_found(run: Run) -> None:
 def test_a_report_of_section_5_alone(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     report = tables.build(run)
     assert report.tables == [
-        *("table4", "table4-refined", "table4-gain", "table4-keypoints", "table4-eta", "mining")
+        *("table4", "table4-refined", "table4-gain", "table4-keypoints"),
+        *("table4-comparison", "table4-errors", "table4-slices", "table4-eta", "mining"),
     ]
     assert report.predictions is None
     names = tables.save(report, run)

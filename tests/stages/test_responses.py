@@ -25,6 +25,7 @@ from distcorr.data.run import Run
 from distcorr.errors import DistcorrError
 from distcorr.stages import respond, responses
 from distcorr.stages.cluster import Session
+from distcorr.stages.features import load_network
 from distcorr.stages.pipeline import Context, Summary, forecast_stage, run_stage
 from distcorr.types import Box
 from tests.stages.common import (
@@ -182,7 +183,7 @@ def test_a_planted_peak_is_found(
     config = toy_config(settings)
     k = store.keypoint_names["fish"].index("eye")
     instance = next(i for i in store.instances if i.split == "val" and i.visible[k])
-    weights, table = responses.load_network(config.features), store.folder_of(f"points/{layer}")
+    weights, table = load_network(config.features), store.folder_of(f"points/{layer}")
     source = responses.sources(config, weights, {table}, "cpu")[table].source
     picture = photograph(copy, instance.image)
     around = dense.responses(source, picture, instance.keypoints[k, None], layer, RADIUS)[0]
@@ -364,7 +365,7 @@ def test_what_is_not_finite_costs_its_photograph(
 
 def test_a_photograph_that_is_too_small_for_a_layer(alexnet: Path, wanted: list[str]) -> None:
     config = toy_config(wanted)
-    weights = responses.load_network(config.features)
+    weights = load_network(config.features)
     found = responses.sources(config, weights, set(), "cpu").values()
     source = {w.feature.name: w for w in found}
     assert respond._fits(source["points/sift20"], 9, 9)
