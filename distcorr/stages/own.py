@@ -6,7 +6,6 @@ The steps of ``visualize``, but what they find stays in memory: it is little for
 from __future__ import annotations
 
 import os
-import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
@@ -30,7 +29,7 @@ from distcorr.stages.nearest import Hits, search_piece
 from distcorr.stages.photograph import look
 from distcorr.stages.pictures import Scene
 from distcorr.stages.pipeline import Context
-from distcorr.stages.rebuilt import Subject, rebuilt
+from distcorr.stages.rebuilt import Subject, rebuilt, seeded
 from distcorr.stages.visualize import NAME, DataBase
 
 T = TypeVar("T")
@@ -171,7 +170,7 @@ def _subject(
     sizes = {number: size for each in hits for number, size in each.sizes.items()}
     numbers = np.array(sorted(sizes), np.int64)
     shapes = np.array([sizes[n] for n in numbers.tolist()], np.int64).reshape(-1, 2)
-    draw = [config.seed, zlib.crc32(view.scene.image.encode())]
+    draw = seeded(config.seed, view.scene.image)
     random = Sizes(numbers, shapes[:, 0], shapes[:, 1]).random(
         gallery, layer, contents, (len(asked.number), k), False, draw
     )

@@ -71,6 +71,11 @@ class Subject:
     categories: Ids
 
 
+def seeded(seed: int, image: str) -> list[int]:
+    """Seed of a photograph's baselines (protocol, section 6.5); the cell is added to it."""
+    return [seed, _FIGURE, zlib.crc32(image.encode())]
+
+
 def rebuild_photographs(
     gallery: Gallery,
     layer: Layer,
@@ -100,7 +105,7 @@ def rebuild_photographs(
     for scene, picture in gallery.visit(queries.number.tolist()):
         mine = queries.number == scene.place
         view, cells = view_of(layer, scene, picture), queries.cells[mine]
-        draw = [seed, _FIGURE, zlib.crc32(scene.image.encode())]
+        draw = seeded(seed, scene.image)
         random = base.random(gallery, layer, out[scene.place], (len(cells), k), False, draw)
         categories = view.categories(gallery, layer, cells, mirrored=False)
         subjects.append(Subject(view, near.ids[mine], random, categories))
@@ -150,7 +155,7 @@ def rebuilt(
         bits = found[there].reshape(mine.shape)
         scene, picture = subject.view
         boxes = layer.boxes(layer.cells(picture.shape), picture.shape, side)
-        draw = [seed, _FIGURE, zlib.crc32(scene.image.encode())]
+        draw = seeded(seed, scene.image)
         around = rebuild.uniform_rf(
             picture, boxes, side, max(layer.geometry.rf, side), max(ks), draw
         )
