@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar, get_type_hints
 
 from distcorr.errors import DistcorrError, did_you_mean
+from distcorr.uris import refuse_password
 
 T = TypeVar("T")
 
@@ -53,14 +54,15 @@ def _evenly(members: Sequence[T], most: int) -> list[T]:
 class DatasetConfig:
     """Which photographs and annotations."""
 
-    name: str = setting("voc", "reader: voc, toy, or module:function of your own")
-    root: str = setting("", "folder or URI that holds VOCdevkit/ and annotations/ (--data)")
+    name: str = setting("voc", "reader: voc, coco, cub, table, toy, or module:function of your own")
+    root: str = setting("", "folder, file or URI of the annotations (--data)")
     categories: tuple[str, ...] = setting((), "empty: all of them, as the paper (--category)")
     limit: int = setting(0, "instances per category and split, 0 = all, as the paper (--limit)")
     toy_train: int = setting(16, "drawn training instances per category; not in the paper")
     toy_val: int = setting(8, "drawn validation instances per category; not in the paper")
 
     def __post_init__(self) -> None:
+        refuse_password(self.root)  # it would be kept in config.toml
         _at_least("dataset.limit", self.limit, 0)
         _at_least("dataset.toy_train", self.toy_train, 1)
         _at_least("dataset.toy_val", self.toy_val, 1)
@@ -100,6 +102,7 @@ class FeaturesConfig:
     shard: int = setting(32, "instances or photographs per part file; not in the paper")
 
     def __post_init__(self) -> None:
+        refuse_password(self.weights)
         for key in ("batch", "shard", "photo_side"):
             _at_least(f"features.{key}", getattr(self, key), 1)
         _at_least("features.cells_per_photo", self.cells_per_photo, 0)
@@ -356,6 +359,7 @@ class ComputeConfig:
     retries: int = setting(3, "times that a shard whose process died is tried again")
 
     def __post_init__(self) -> None:
+        refuse_password(self.store)
         gpus = self.gpus_per_worker
         if gpus != -1 and not (0 <= gpus <= 1 or gpus == int(gpus) > 0):
             raise _bad("compute.gpus_per_worker", "-1, 0 to 1, or a whole number", gpus)

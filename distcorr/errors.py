@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-USAGE, MISSING, PARTIAL, INTERRUPTED = 2, 3, 4, 130  # exit codes of the command line
+USAGE, MISSING, PARTIAL, UNFIT, INTERRUPTED = 2, 3, 4, 5, 130  # exit codes of the command line
 
 
 class DistcorrError(Exception):
@@ -14,7 +14,8 @@ class DistcorrError(Exception):
     Attributes:
         message: the invariant that was broken and what was received instead.
         hint: what to do about it, often a command to paste; may be empty.
-        exit_code: 2 usage or configuration, 3 data or weights missing or damaged, 4 partial result.
+        exit_code: 2 usage or configuration, 3 data or weights missing or damaged, 4 partial result,
+            5 a check of doctor has failed.
     """
 
     def __init__(self, message: str, hint: str = "", exit_code: int = USAGE) -> None:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from distcorr.stages.pipeline import Forecast, Summary
 
 _EVERY = 10.0  # seconds between plain progress lines
+_NOTES = 5  # of a report that are shown; its files have all
 _PCK = ("table2", "table2-gain", "table4", "table4-refined", "table4-gain")  # others: in the files
 _LOCALITY = {
     "figure1": "rebuilt from k patches; dB, levels of 255, SSIM, per cent",
@@ -127,8 +128,12 @@ def print_report(report: Report) -> None:
         elif name in _LOCALITY:
             _print_locality(name, rows, report.level)
     print(f"weights: {report.weights}\ndata:    {report.data}")
-    for note in report.notes:
+    for note in report.notes[:_NOTES]:
         print(f"note:    {note}")
+    if more := len(report.notes[_NOTES:]):
+        print(
+            f"notes:   {more} more in report/index.html and tables.json; report --json prints all"
+        )
     sys.stdout.flush()
 
 
@@ -252,19 +257,24 @@ def print_comparison(found: Compared) -> None:
     for line in found.settings:
         print(f"  {line}")
     for table in found.pairs:
-        print(
-            f"\n{table}: PCK in per cent, and here minus there; {100 * found.level:g} % intervals"
-        )
-        means = {(r["method"], r["alpha"]): r for r in found.rows if r["category"] == "mean"}
+        what = "accuracy" if table == "table3" else "PCK"
+        level = f"{100 * found.level:g} % intervals"
+        print(f"\n{table}: {what} in per cent, and here minus there; {level}")
+        means = {
+            (r["method"], r.get("alpha")): r
+            for r in found.rows
+            if r["category"] == "mean" and r["table"] in (table, f"{table}-comparison")
+        }
         print_rows(
             [
-                {"here": pair[0].removesuffix(" (here)"), "alpha": alpha, "n": row["n"]}
-                | {"PCK here": row["value"], "there": means[pair[1], alpha]["value"]}
+                {"here": pair[0].removesuffix(" (here)")}
+                | ({} if alpha is None else {"alpha": alpha})
+                | {"n": row["n"], f"{what} here": row["value"]}
+                | {"there": means[pair[1], alpha]["value"]}
                 | {"difference": _with_interval(gain).strip(), "p": gain["p"]}
                 for pair in found.pairs[table]
                 for (method, alpha), row in means.items()
-                if method == pair[0]
-                for gain in [means[" minus ".join(pair), alpha]]
+                if method == pair[0] and (gain := means.get((" minus ".join(pair), alpha)))
             ]
         )
     print()

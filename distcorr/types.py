@@ -55,6 +55,7 @@ class Instance:
         keypoints: (K, 2) float32 xy px in the photograph; NaN where absent. K and the order are
             the category's keypoint types (``Dataset.keypoint_names``).
         visible: (K,) bool.
+        truncated: whether the object goes on beyond its box; None where the annotations do not say.
     """
 
     id: str
@@ -64,6 +65,7 @@ class Instance:
     box: Box
     keypoints: FloatArray
     visible: BoolArray
+    truncated: bool | None = None
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,14 @@
-"""Fill the feature store on a cluster.
+"""Fill the feature store (section 2 of the paper): what all other stages read.
 
-    ray job submit --working-dir . -- python jobs/build_db.py RUN DATA WEIGHTS
+    ray job submit --working-dir . -- python jobs/build_db.py RUN DATA WEIGHTS [OPTIONS]
 
-RUN, DATA and WEIGHTS are absolute paths on storage that every node sees, or URIs (s3://bucket/...).
-Measured on 2 CPU cores, no GPU: every table of 1,130 photographs with AlexNet conv1-5 in 3.5
-minutes.
+RUN, DATA and WEIGHTS are absolute paths on storage that every node sees, or URIs
+(s3://bucket/...). OPTIONS are those of distcorr build-db.
+
+Resources: CPUs, or GPUs, one worker on each.
+Duration: measured 2 min 44 s on 2 CPU cores for 1,130 photographs with AlexNet conv1-5; no GPU
+was measured. Estimated in proportion to the photographs, and to one over the cores.
+Cost: estimated 0.004 USD per 1,000 photographs: 0.08 core hours at an assumed 0.05 USD each.
 Safe to submit again: finished shards are skipped.
 """
 
@@ -13,7 +17,8 @@ import sys
 from distcorr.cli import app
 
 if __name__ == "__main__":
-    if len(sys.argv) != 4:
-        sys.exit(f"usage: python {sys.argv[0]} RUN DATA WEIGHTS\n{__doc__}")
-    run, data, weights = sys.argv[1:]
-    app(["build-db", "-p", "paper", "--run", run, "--data", data, "--weights", weights])
+    if len(sys.argv) < 4:
+        sys.exit(f"usage: python {sys.argv[0]} RUN DATA WEIGHTS [OPTIONS]\n{__doc__}")
+    run, data, weights, *options = sys.argv[1:]
+    where = ["--run", run, "--data", data, "--weights", weights]
+    app(["build-db", "-p", "paper", *where, *options])

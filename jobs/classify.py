@@ -1,9 +1,12 @@
-"""Classify keypoints: Table 3, Figures 4 and 5 from a finished feature store.
+"""Name keypoints by linear SVMs on single columns: Table 3, Figure 5 (section 4).
 
-    ray job submit --working-dir . -- python jobs/classify.py RUN
+    ray job submit --working-dir . -- python jobs/classify.py RUN [OPTIONS]
 
-RUN is the run that jobs/build_db.py filled. CPUs are enough: only Figure 4 runs the network again,
-and asks for the weights where jobs/build_db.py found them.
+RUN is the run that jobs/build_db.py filled. OPTIONS are those of distcorr classify.
+
+Resources: CPUs only.
+Duration: measured 2 min 13 s on 2 CPU cores for 1,130 photographs with AlexNet conv1-5.
+Cost: estimated 0.003 USD per 1,000 photographs, at an assumed 0.05 USD per core hour.
 Safe to submit again: finished shards are skipped.
 """
 
@@ -12,12 +15,6 @@ import sys
 from distcorr.cli import app
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
-        sys.exit(f"usage: python {sys.argv[0]} RUN\n{__doc__}")
-    (run,) = sys.argv[1:]
-    for stage in ("classify", "responses"):
-        try:
-            app([stage, "--run", run])
-        except SystemExit as end:  # how a finished command line ends, well or not
-            if end.code:
-                raise
+    if len(sys.argv) < 2:
+        sys.exit(f"usage: python {sys.argv[0]} RUN [OPTIONS]\n{__doc__}")
+    app(["classify", "--run", *sys.argv[1:]])

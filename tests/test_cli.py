@@ -23,7 +23,8 @@ Settings = Callable[..., list[str]]
 GOLDEN = Path(__file__).parent / "golden"
 COMMANDS = ("", "run", "build-db", "neighbors", "transfer", "classify", "responses")
 COMMANDS += ("detect", "visualize", "predict", "status", "report", "pck", "config")
-COMMANDS += ("ablate", "match", "features", "store", "store ls", "store verify")
+COMMANDS += ("ablate", "match", "features", "store", "store ls", "store verify", "plan")
+COMMANDS += ("data", "data check", "fetch", "doctor")
 
 
 def distcorr(*arguments: str, **options: object) -> subprocess.CompletedProcess[str]:

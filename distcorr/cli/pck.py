@@ -1,4 +1,4 @@
-"""``pck``: one file of predictions by every published definition of PCK."""
+"""``pck``: one file of predictions by the definitions of PCK that papers use."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 ALL = "all"
 USUAL = 0.1  # what all of them report
-SAVED = "report/predictions.parquet"  # of a run
+DETECTED = "report/predictions-detect.parquet"  # of a run, what Table 4 is counted from
 
 
 @app.command("pck", rich_help_panel=RESULTS)
@@ -63,7 +63,7 @@ def pck_command(
     ] = "",
     quiet: QuietOption = False,
 ) -> None:
-    """Score one file of predictions by every published definition of PCK.
+    """Score one file of predictions by the definitions of PCK that papers use.
 
     A row per keypoint: image, keypoint, x, y, true_x, true_y (px); method
     and category; scale (max(h, w) of the box) or box_x0 to box_y1, and
@@ -77,12 +77,13 @@ def pck_command(
 
     from distcorr.algorithms.dialect_scores import evaluate
     from distcorr.config import Config
-    from distcorr.report.dialects import rows, spread, swaps, to_csv
+    from distcorr.report.dialects import counted, few, rows, spread, swaps, to_csv
 
     named = bool(dialect) and ALL not in (dialect or [])
     read, config = _read(predictions, truth, chosen, named)
     config = config or Config()
-    methods = read.of(method or [])
+    read = read.shared(method or [])
+    methods = read.of()
     lacking = {d.name: words for d in chosen if (words := read.lacks(d.needs))}
     scored = [d for d in chosen if d.name not in lacking]
     if not scored:
@@ -106,7 +107,8 @@ def pck_command(
         "swaps": swaps(found),
         "lacking": lacking,
         "definitions": {d.name: _said(d) for d in scored},
-        "notes": list(read.notes),
+        "counted": counted(scored),
+        "notes": [*read.notes, *few(read)],
     }
     if as_json:
         print(json.dumps(document, indent=1, allow_nan=False))
@@ -126,15 +128,27 @@ def _read(
     own = "://" not in path and os.path.isdir(path)
     if own or ("://" in path and Run(path).folder.exists(MANIFEST)):
         run = existing(path)
-        if not run.folder.exists(SAVED):
-            raise DistcorrError(
-                f"{run} has no predictions: there is no {SAVED}.",
-                f"distcorr run -r {path}   makes them",
-            )
-        found, config = read(f"{run.folder}/{SAVED}"), run.config()
-        return _of_run(found, existing(truth) if truth else run, chosen, named), config
+        found = _transferred(run)
+        return _of_run(found, existing(truth) if truth else run, chosen, named), run.config()
     found = read(path)
     return (_of_run(found, existing(truth), chosen, named) if truth else found), None
+
+
+def _transferred(run: Run) -> Predictions:
+    """Table 2's predictions by the run's own settings, whatever report was made of it last."""
+    from distcorr.data.prediction_files import from_bytes
+    from distcorr.data.storage import parquet
+    from distcorr.report.predictions import predictions
+
+    other = f"distcorr pck {run}/{DETECTED} --truth {run}   scores Table 4's predictions"
+    detected = run.folder.exists(DETECTED)
+    try:
+        table = predictions(run)
+    except DistcorrError as error:
+        hint = f"{error.hint}; {other}" if detected else error.hint
+        raise DistcorrError(error.message, hint, error.exit_code) from error
+    found = from_bytes(parquet(table), str(run))
+    return found.having({}, f"Scored: Table 2's predictions. {other}.") if detected else found
 
 
 def _of_run(found: Predictions, run: Run, chosen: Sequence[Dialect], named: bool) -> Predictions:
@@ -200,7 +214,7 @@ def _print(document: dict[str, Any]) -> None:
         print()
     _print_definitions(document["definitions"])
     if document["spread"]:
-        print("\nHow far the definitions differ on this file:")
+        print(f"\nHow far the definitions differ on this file ({document['counted']}):")
         print_rows(document["spread"])
         _print_order(document)
     for name, words in document["lacking"].items():

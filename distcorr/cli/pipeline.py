@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import signal
+import threading
+from collections.abc import Iterator
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from distcorr import config as configuration
 from distcorr.cli.common import (
@@ -31,9 +38,14 @@ from distcorr.cli.common import (
 )
 
 if TYPE_CHECKING:
+    from distcorr.config import Config
     from distcorr.data.run import Run
     from distcorr.stages.pipeline import Context
     from distcorr.terminal import Terminal
+
+WaitOption = Annotated[
+    bool, typer.Option("--wait", help="If another process works on the run, wait until it ends.")
+]
 
 
 def _stage_command(name: str, stages: tuple[str, ...], text: str) -> None:
@@ -50,11 +62,12 @@ def _stage_command(name: str, stages: tuple[str, ...], text: str) -> None:
         store: StoreOption = "",
         address: AddressOption = "",
         dry_run: DryOption = False,
+        wait: WaitOption = False,
         as_json: JsonOption = False,
         quiet: QuietOption = False,
     ) -> None:
         options = Options(run, preset, settings, data, weights, category, limit, address, store)
-        run_stages(stages, options, dry_run, as_json, quiet)
+        run_stages(stages, options, dry_run, as_json, quiet, wait)
 
     app.command(name, rich_help_panel=PIPELINE, help=text)(command)
 
@@ -109,23 +122,34 @@ def run_stages(
     dry_run: bool,
     as_json: bool,
     quiet: bool,
+    wait: bool = False,
 ) -> None:
     """Run some stages in order, then what goes with them."""
+    from distcorr.data import lock
     from distcorr.stages.cluster import Session
-    from distcorr.stages.pipeline import Context, forecast_stage, run_stage
+    from distcorr.stages.pipeline import Context, forecast_stage
     from distcorr.terminal import print_forecasts
 
     shown = terminal(quiet)
     config, run = options.resolve()
+    if dry_run:
+        with Session(config.compute) as session:
+            forecasts = [forecast_stage(n, Context(config, run, session, shown)) for n in names]
+        if as_json:
+            print(json.dumps([f._asdict() for f in forecasts], indent=1))
+        else:
+            print_forecasts(forecasts)
+        return
+    with _stoppable(), lock.held(run.folder, wait, shown.say):
+        _work(names, config, run, shown, as_json)
+
+
+def _work(names: tuple[str, ...], config: Config, run: Run, shown: Terminal, as_json: bool) -> None:
+    from distcorr.stages.cluster import Session
+    from distcorr.stages.pipeline import Context, run_stage
+
     with Session(config.compute) as session:
         context = Context(config, run, session, shown)
-        if dry_run:
-            forecasts = [forecast_stage(name, context) for name in names]
-            if as_json:
-                print(json.dumps([f._asdict() for f in forecasts], indent=1))
-            else:
-                print_forecasts(forecasts)
-            return
         _announce_changes(context, shown)
         shown.say(f"distcorr · {config.preset} preset · run {run} · on {session.address}")
         summaries = [run_stage(name, context) for name in names]
@@ -142,6 +166,33 @@ def run_stages(
         shown.say(f"report  {run}/report")
     elif as_json:
         print(json.dumps([asdict(summary) for summary in summaries], indent=1))
+
+
+@contextlib.contextmanager
+def _stoppable() -> Iterator[None]:
+    """SIGTERM ends the work as Ctrl-C does: in order, within seconds. The second one at once.
+
+    A cloud that takes a machine back and ``ray job stop`` send SIGTERM some time before they kill.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals are for the main thread
+        return
+
+    def stop(*_: object) -> None:
+        for number in before:
+            signal.signal(number, signal.SIG_DFL)
+        # Not by print, which may be at work just now.
+        os.write(2, b"\nstopping; once more kills at once\n")
+        raise KeyboardInterrupt
+
+    before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
+    for number in before:
+        signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _export(run: Run) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy as np
 
@@ -96,3 +97,43 @@ def _splits(category: str, instances: list[Instance], types: tuple[str, ...]) ->
             f"{category}: {len(names)} keypoint types are in validation but never in training, so "
             f"all their predictions count as wrong: {', '.join(names)}"
         )
+
+
+def counts(dataset: Dataset) -> list[dict[str, Any]]:
+    """A row per category and split: photographs, objects, visible keypoints, their types, side.
+
+    ``side`` is the median of the boxes' longer sides, px.
+    """
+    groups: dict[tuple[str, str], list[Instance]] = defaultdict(list)
+    for instance in dataset.instances:
+        groups[instance.category, instance.split].append(instance)
+    return [
+        {
+            "category": category,
+            "split": split,
+            "photographs": len({i.image for i in members}),
+            "objects": len(members),
+            "keypoints": sum(int(i.visible.sum()) for i in members),
+            "types": int(np.any([i.visible for i in members], axis=0).sum()),
+            "side": float(round(np.median([max(i.box.width, i.box.height) for i in members]), 1)),
+        }
+        for (category, split), members in sorted(groups.items())
+    ]
+
+
+def keypoint_counts(dataset: Dataset) -> dict[str, dict[str, dict[str, int]]]:
+    """Category -> keypoint type -> split -> in how many objects it is visible."""
+    return {
+        category: {
+            name: {
+                split: sum(
+                    bool(i.visible[column])
+                    for i in dataset.instances
+                    if (i.category, i.split) == (category, split)
+                )
+                for split in ("train", "val")
+            }
+            for column, name in enumerate(names)
+        }
+        for category, names in sorted(dataset.keypoint_names.items())
+    }

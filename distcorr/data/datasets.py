@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import os
+import sys
 from collections.abc import Callable
 
 import numpy as np
@@ -17,6 +19,9 @@ Loader = Callable[..., Dataset]  # load(root, categories=(), limit=0) -> Dataset
 
 DATASETS = {
     "voc": "distcorr.data.voc:load",
+    "coco": "distcorr.data.coco:load",
+    "cub": "distcorr.data.cub:load",
+    "table": "distcorr.data.tabular:load",
     "toy": "distcorr.data.voc:load",  # drawn into the run folder in VOC layout, then read as VOC
 }
 
@@ -42,7 +47,7 @@ def load(config: DatasetConfig, run: Folder, seed: int) -> Dataset:
     if not root:
         raise DistcorrError(
             f"The data set {config.name!r} needs a folder, and none is given.",
-            "--data PATH, the folder with VOCdevkit/ and annotations/",
+            "--data PATH, the folder or file of the annotations",
             MISSING,
         )
     dataset = _loader(config.name)(root, categories=config.categories, limit=config.limit)
@@ -62,6 +67,8 @@ def _loader(name: str) -> Loader:
             f"Unknown data set {name!r}.{did_you_mean(name, DATASETS)}",
             f"known: {', '.join(DATASETS)}, or module:function",
         )
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())  # a console script does not have it
     try:
         loader: Loader = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
@@ -87,10 +94,13 @@ def fingerprint(dataset: Dataset) -> str:
 
 
 def to_table(dataset: Dataset) -> pa.Table:
-    """The instance table: one row per instance, in the data set's order."""
+    """The instance table: one row per instance, in the data set's order.
+
+    It has a column ``truncated`` only if some annotation says so much.
+    """
     instances = dataset.instances
     flat = [i.keypoints.reshape(-1).astype(np.float32) for i in instances]
-    return pa.table(
+    table = pa.table(
         {
             "id": [i.id for i in instances],
             "image": [i.image for i in instances],
@@ -101,10 +111,14 @@ def to_table(dataset: Dataset) -> pa.Table:
             "visible": pa.array([i.visible.tolist() for i in instances], pa.list_(pa.bool_())),
         }
     )
+    truncated = pa.array([i.truncated for i in instances], pa.bool_())
+    if truncated.null_count == len(instances):
+        return table
+    return table.append_column("truncated", truncated)
 
 
 def from_table(table: pa.Table) -> list[Instance]:
-    """The instances of an instance table."""
+    """The instances of an instance table, with or without the column ``truncated``."""
     return [
         Instance(
             id=row["id"],
@@ -114,6 +128,7 @@ def from_table(table: pa.Table) -> list[Instance]:
             box=Box(*row["box"]),
             keypoints=np.array(row["keypoints"], np.float32).reshape(-1, 2),
             visible=np.array(row["visible"], bool),
+            truncated=row.get("truncated"),
         )
         for row in table.to_pylist()
     ]

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from distcorr.algorithms.crop import with_context
 from distcorr.config import ClassifyConfig, FlowConfig, VisualizeConfig
@@ -19,11 +23,34 @@ from distcorr.errors import MISSING, DistcorrError, did_you_mean
 from distcorr.types import Box, Instance
 
 INSTANCES = "instances.parquet"
+_OF_INSTANCES = ("instances", "checksums", "dead", "_stems", "_spans")
+_ROW_GROUP = 65536  # rows; few groups, which are read as quickly as they can be
 
 
 def _natural(name: str) -> list[str | int]:
     """Sorts "conv4" before "conv10"."""
     return [int(p) if p.isdigit() else p for p in re.split(r"(\d+)", name)]
+
+
+def _shared(column: pa.ChunkedArray) -> list[str]:
+    """A column's strings; those that are equal are one object."""
+    encoded = column.combine_chunks().dictionary_encode()
+    words = encoded.dictionary.to_pylist()
+    return [words[index] for index in encoded.indices.to_numpy(zero_copy_only=False).tolist()]
+
+
+def _spans(instances: Sequence[Instance]) -> dict[tuple[str, str], list[tuple[int, int]]]:
+    """(category, split) -> where its instances stand: one stretch, as data sets are sorted."""
+    spans: dict[tuple[str, str], list[tuple[int, int]]] = defaultdict(list)
+    groups = itertools.groupby(range(len(instances)), lambda n: _group(instances[n]))
+    for group, members in groups:
+        first, *rest = members
+        spans[group].append((first, first + len(rest) + 1))
+    return dict(spans)
+
+
+def _group(instance: Instance) -> tuple[str, str]:
+    return instance.category, instance.split
 
 
 class FeatureStore:
@@ -43,21 +70,24 @@ class FeatureStore:
         dead: ids of instances that lack what is aligned or what finds neighbours.
     """
 
-    def __init__(self, stage: StageFolder) -> None:
+    instances: list[Instance]
+    checksums: dict[str, str]
+    dead: frozenset[str]
+    _stems: dict[str, str]  # instance id -> stem of the file with its grids and vectors
+    _spans: dict[tuple[str, str], list[tuple[int, int]]]
+
+    def __init__(self, stage: StageFolder, category: str = "") -> None:
         """
         Args:
             stage: ``build-db``, begun or finished.
+            category: for a task that needs the instances of this one only; "": all.
 
         Raises:
             DistcorrError: its instance table is missing or damaged.
         """
-        self._stage = stage
-        table = stage.folder.read_table(INSTANCES)
-        self.instances: list[Instance] = datasets.from_table(table)
-        self._stems = dict(zip(table["id"].to_pylist(), table["shard"].to_pylist(), strict=True))
-        shas = table["sha256"].to_pylist()
-        self.checksums: dict[str, str] = dict(zip(table["image"].to_pylist(), shas, strict=True))
-        facts = json.loads(table.schema.metadata[META])
+        self._stage, self._category = stage, category
+        about = stage.folder.read_table(INSTANCES, ())  # the instances are read when asked for
+        facts = json.loads(about.schema.metadata[META])
         if missing := {"names", "root"} - facts.keys():
             raise DistcorrError(
                 f"{stage.folder}/{INSTANCES} is not of this version of distcorr: it lacks "
@@ -75,10 +105,34 @@ class FeatureStore:
         self.root: str = facts["root"]
         self.context: float = facts.get("context", 0.0)
         self.stamp: dict[str, str] = facts["stamp"]
-        main = set(self.main.values())
-        letters = stage.folder.read_table(DEAD).to_pylist() if stage.folder.exists(DEAD) else []
+
+    if not TYPE_CHECKING:  # which would believe that every name is there
+
+        def __getattr__(self, name: str) -> Any:
+            """What is not read yet: a million instances are a gigabyte, and most need none."""
+            if name not in _OF_INSTANCES:
+                raise AttributeError(name)
+            self._read_instances()
+            return self.__dict__[name]
+
+    def _read_instances(self) -> None:
+        self.instances = datasets.from_table(self._table())
+        self._spans = _spans(self.instances)
+        table = self._table(("category", "shard", "sha256"))  # once the other is gone
+        stems, shas = (_shared(table[name]) for name in ("shard", "sha256"))
+        self._stems = dict(zip((i.id for i in self.instances), stems, strict=True))
+        self.checksums = dict(zip((i.image for i in self.instances), shas, strict=True))
+        main, folder = set(self.main.values()), self._stage.folder
+        letters = folder.read_table(DEAD).to_pylist() if folder.exists(DEAD) else []
         dead = {each["id"] for each in letters if not each["tables"] or main & set(each["tables"])}
         self.dead = frozenset(dead) & self._stems.keys()
+        pa.default_memory_pool().release_unused()  # as much again as a third of the instances
+
+    def _table(self, columns: Sequence[str] | None = None) -> pa.Table:
+        table = self._stage.folder.read_table(INSTANCES, columns)
+        if self._category:
+            table = table.filter(pc.equal(table["category"], self._category))
+        return table
 
     @staticmethod
     def write_instances(
@@ -104,18 +158,15 @@ class FeatureStore:
         table = table.append_column("shard", pa.array(stems, pa.string()))
         table = table.append_column("sha256", pa.array(shas, pa.string()))
         text = json.dumps(facts, sort_keys=True).encode()
-        content = parquet(table.replace_schema_metadata({META: text}))
+        content = parquet(table.replace_schema_metadata({META: text}), _ROW_GROUP)
         if not (stage.folder.exists(INSTANCES) and stage.folder.read(INSTANCES) == content):
             stage.begin()
             stage.folder.write(INSTANCES, content)
 
     def members(self, category: str, split: str) -> list[Instance]:
         """Instances with features, in the order of the data set."""
-        return [
-            i
-            for i in self.instances
-            if i.category == category and i.split == split and i.id not in self.dead
-        ]
+        spans = self._spans.get((category, split), ())
+        return [i for a, b in spans for i in self.instances[a:b] if i.id not in self.dead]
 
     def framed(self, box: Box) -> Box:
         """What the grids show of a photograph: the box, and the context around it."""
@@ -190,8 +241,8 @@ class FeatureStore:
         row = {name: n for n, name in enumerate(kept)}
         out: HalfArray | None = None  # made once, and filled part by part
         meta: FeatureMeta | None = None
-        for stem in sorted({self._stems[i] for i in kept}):
-            part = self._stage.files.read_table(f"{folder}/{stem}.parquet")
+        stems = sorted({self._stems[i] for i in kept})
+        for part in self._stage.files.iter_tables([f"{folder}/{stem}.parquet" for stem in stems]):
             values, meta = read_values(part)
             if out is None:
                 out = np.empty((len(kept), *meta.shape), np.float16)

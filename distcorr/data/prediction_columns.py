@@ -33,7 +33,7 @@ def columns(content: bytes, file: str) -> Mapping[str, Column]:
     """
     if not content.strip():
         raise _unreadable(f"{file} is empty.")
-    if content.startswith(b"PAR1"):
+    if kind(content) == "Parquet":
         try:
             table = pa.parquet.read_table(io.BytesIO(content))
         except (pa.ArrowException, OSError) as error:
@@ -41,11 +41,22 @@ def columns(content: bytes, file: str) -> Mapping[str, Column]:
         return _by_name(table, file)
     try:
         text = content.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        text = "\0"
+    except UnicodeDecodeError as error:
+        if b"\0" in content:
+            text = "\0"
+        else:
+            words = f"its byte {error.start} is not UTF-8, which CSV and JSON must be"
+            raise _unreadable(f"{file} cannot be read: {words}.") from error
     if "\0" in text:
         raise _unreadable(f"{file} is neither Parquet nor CSV nor JSON.")
-    return _json(text, file) if text.lstrip()[0] in "[{" else _csv(text, file)
+    return _json(text, file) if kind(content) == "JSON" else _csv(text, file)
+
+
+def kind(content: bytes) -> str:
+    """As what such bytes are read: "Parquet", "JSON" or "CSV", which is anything else."""
+    if content.startswith(b"PAR1"):
+        return "Parquet"
+    return "JSON" if content.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] in (b"[", b"{") else "CSV"
 
 
 def texts(column: Column, name: str, problems: list[str]) -> Coded | None:
@@ -65,7 +76,7 @@ def texts(column: Column, name: str, problems: list[str]) -> Coded | None:
     if "" in values:
         empty += int((encoded.indices.to_numpy() == values.index("")).sum())
     if empty:
-        problems.append(f"{name} is empty, or no name, in {_rows(empty)}")
+        problems.append(f"{name} is empty, or no name, in {many(empty)}")
         return None
     rank = np.argsort(np.argsort(np.array(values, object)))
     return sorted(values), rank[encoded.indices.to_numpy()].astype(np.intp)
@@ -89,7 +100,7 @@ def numbers(column: Column, name: str, problems: list[str]) -> npt.NDArray[np.fl
     wrong = Counter(str(value) for value, f in zip(column, found, strict=True) if f is None)
     if wrong:
         examples = ", ".join(repr(text[:40]) for text in list(wrong)[:_EXAMPLES])
-        problems.append(f"{name} is no number in {_rows(wrong.total())} ({examples})")
+        problems.append(f"{name} is no number in {many(wrong.total())} ({examples})")
         return None
     return np.array(found, np.float64)
 
@@ -125,10 +136,17 @@ def _json(text: str, file: str) -> Mapping[str, Column]:
         raise _unreadable(f"{file} cannot be read as JSON: nested too deep") from error
     if other := sum(not isinstance(row, dict) for row in rows):
         raise _unreadable(f"{file} is JSON, but {other} of its {len(rows)} rows are no objects.")
+    inside = [name for row in rows[:1] for name, value in row.items() if _is_table(value)]
+    if len(rows) == 1 and inside:
+        raise _unreadable(f"{file} is JSON with its rows in {inside[0]!r}: give that list alone.")
     if len(rows) == 1 and any(isinstance(value, dict | list) for value in rows[0].values()):
         raise _unreadable(f"{file} is JSON by columns, not by rows.")
     names = dict.fromkeys(name for row in rows for name in row)
     return {name: [row.get(name) for row in rows] for name in names}
+
+
+def _is_table(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(r, dict) for r in value)
 
 
 def _by_name(table: pa.Table, file: str) -> Mapping[str, Column]:
@@ -165,8 +183,14 @@ def _number(value: Any) -> float | None:
         return None
 
 
-def _rows(count: int) -> str:
-    return f"{count:,} row" + "s" * (count != 1)
+def many(count: int, noun: str = "row") -> str:
+    """``"1 row"``, ``"2 rows"``."""
+    return f"{count:,} {noun}" + "s" * (count != 1)
+
+
+def have(count: int, noun: str = "row") -> str:
+    """``"1 row has"``, ``"2 rows have"``."""
+    return f"{many(count, noun)} {'has' if count == 1 else 'have'}"
 
 
 def _line(error: BaseException) -> str:

@@ -24,21 +24,27 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 
 from distcorr.algorithms.dialect_scores import Points
-from distcorr.data.prediction_columns import Coded, columns, numbers, texts
+from distcorr.data.prediction_checks import BOX as BOX
+from distcorr.data.prediction_checks import LENGTHS as LENGTHS
+from distcorr.data.prediction_checks import SIZE as SIZE
+from distcorr.data.prediction_checks import (
+    Bools,
+    Floats,
+    annotated,
+    duplicates,
+    lengths,
+    objects,
+    truths,
+    unequal,
+)
+from distcorr.data.prediction_columns import Coded, columns, kind, many, numbers, texts
 from distcorr.data.storage import Folder
 from distcorr.errors import MISSING, DistcorrError, did_you_mean
 
-Bools = npt.NDArray[np.bool_]
-Floats = npt.NDArray[np.float64]
-
-BOX = ("box_x0", "box_y0", "box_x1", "box_y1")
-SIZE = ("image_width", "image_height")
 NAMES = ("method", "category", "image", "instance", "keypoint")
 PLACES = ("x", "y", "true_x", "true_y")
-LENGTHS = ("scale", *BOX, *SIZE)
 REQUIRED = ("image", "keypoint", *PLACES)
 OPTIONAL = ("method", "category", "instance", *LENGTHS, "score")
 ALONE = {"method": "predictions", "category": "all"}  # where there is no such column
@@ -49,8 +55,6 @@ WITHOUT = {
 }
 LACK = {"scale": "scale or box_x0 to box_y1", "box": ", ".join(BOX), "size": ", ".join(SIZE)}
 SCHEMA = f"columns {', '.join(REQUIRED)}, and as needed {', '.join(OPTIONAL)}"
-_SAME = 1e-3  # px: float32 of another file is nearer
-_EXAMPLES = 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,16 +86,52 @@ class Predictions:
         Raises:
             DistcorrError: there is no such method.
         """
-        known, code = self.names["method"]
+        (known, code), points = self.names["method"], self._points()
+        return {m: points.take(code == known.index(m)) for m in self._wanted(methods)}
+
+    def shared(self, methods: Sequence[str] = ()) -> Predictions:
+        """Only some methods, and of several the keypoints that all have: else they do not compare.
+
+        Who leaves rows out would be scored without the ones that are hard. A note says so.
+
+        Raises:
+            DistcorrError: there is no such method, or they have no keypoint in common.
+        """
+        wanted, (known, code) = self._wanted(methods), self.names["method"]
+        mine = np.isin(code, [known.index(method) for method in wanted])
+        types = len(self.names["keypoint"][0])
+        key = self.names["instance"][1] * types + self.names["keypoint"][1]
+        _, of = np.unique(key, return_inverse=True)
+        kept: Bools = mine & (np.bincount(of[mine], minlength=len(of))[of] == len(wanted))
+        if kept.all():
+            return self
+        if not kept.any():
+            raise DistcorrError(
+                f"{', '.join(wanted)} have no keypoint in common in {self.file}.",
+                f"--method {wanted[0]}   scores one by all that it has",
+            )
+        names = {name: _only(found, kept) for name, found in self.names.items()}
+        values = {name: column[kept] for name, column in self.values.items()}
+        found = replace(self, names=names, values=values, methods=tuple(wanted))
+        if kept.sum() == mine.sum():
+            return found
+        gone = [c for c in self.names["category"][0] if c not in names["category"][0]]
+        without = f", without {', '.join(gone)}" if gone else ""
+        return found.having(
+            {},
+            f"Scored: the {many(int(kept.sum()) // len(wanted), 'keypoint')} that all "
+            f"{len(wanted)} methods have{without}; --method scores one by all that it has.",
+        )
+
+    def _wanted(self, methods: Sequence[str]) -> list[str]:
+        known = self.names["method"][0]
         for method in methods:
             if method not in known:
                 raise DistcorrError(
                     f"{self.file} has no method {method!r}.{did_you_mean(method, known)}",
                     f"it has {', '.join(self.methods)}",
                 )
-        points = self._points()
-        wanted = [m for m in self.methods if not methods or m in methods]
-        return {m: points.take(code == known.index(m)) for m in wanted}
+        return [m for m in self.methods if not methods or m in methods]
 
     def lacks(self, needs: frozenset[str]) -> str:
         """Of what is needed ("scale", "box", "size"), which columns are not there; "" if none."""
@@ -100,7 +140,7 @@ class Predictions:
         words = []
         for need in lacking:
             columns = {"scale": ("scale", *BOX), "box": BOX, "size": SIZE}[need]
-            empty = [f"{name} is empty in {rows[name]} rows" for name in columns if name in rows]
+            empty = [f"{name} is empty in {many(rows[name])}" for name in columns if name in rows]
             words.append(LACK[need] + (f" ({'; '.join(empty)})" if empty else ""))
         return ", ".join(words)
 
@@ -146,7 +186,8 @@ def from_bytes(content: bytes, path: str) -> Predictions:
         near = "".join(dict.fromkeys(did_you_mean(name, others) for name in missing))
         raise _wrong(
             f"{path} lacks {len(missing)} of {len(REQUIRED)} required columns: "
-            f"{', '.join(missing)}; it has {', '.join(table) or 'none'}.{near}"
+            f"{', '.join(missing)}; it has {', '.join(table) or 'none'} (read as {kind(content)})."
+            f"{near}"
         )
     rows = len(table["image"])
     if not rows:
@@ -169,113 +210,23 @@ def _checked(
     path: str, names: dict[str, Coded], values: dict[str, Floats], notes: list[str]
 ) -> Predictions:
     """What can be scored of the rows, and what is wrong or was left out."""
-    kept = _annotated(values, names, notes)
+    kept = annotated(values, names, notes)
     if not kept.any():
         raise _wrong(f"{path} has no row with an annotation. {' '.join(notes)}")
     names = {name: _only(found, kept) for name, found in names.items()}
     values = {name: column[kept] for name, column in values.items()}
-    problems = _duplicates(names) + _lengths(values, notes) + _truths(names, values)
+    problems = duplicates(names) + lengths(values, notes) + truths(names, values)
+    problems = problems or objects(names, values)
     _refuse(path, problems)
     if none := int((~np.isfinite(values["x"] + values["y"])).sum()):
-        notes.append(f"Nothing, or nothing finite, is predicted in {none:,} rows: wrong.")
-    notes += _unequal(names)
+        notes.append(f"Nothing, or nothing finite, is predicted in {many(none)}: wrong.")
+    notes += unequal(names)
     empty = {name: int(np.isnan(values[name]).sum()) for name in LENGTHS if name in values}
     partly = {name: n for name, n in empty.items() if n}
     known, first = np.unique(names["method"][1], return_index=True)
     methods = tuple(names["method"][0][m] for m in known[np.argsort(first)])
     values = {name: column for name, column in values.items() if name not in partly}
     return Predictions(path, names, values, methods, partly, tuple(notes))
-
-
-def _annotated(values: dict[str, Floats], names: dict[str, Coded], notes: list[str]) -> Bools:
-    """(n,) the rows whose keypoint is annotated: not empty, and no padding.
-
-    Padding compared with padding is always right, and inflates PCK where it is counted.
-    """
-    true = np.stack([values["true_x"], values["true_y"]], axis=1)
-    predicted = np.stack([values["x"], values["y"]], axis=1)
-    finite = np.asarray(np.isfinite(true).all(axis=1), np.bool_)
-    if count := int((~finite).sum()):
-        notes.append(f"{count:,} rows have no finite true_x and true_y: left out.")
-    minus = np.asarray((true == -1).all(axis=1), np.bool_)
-    if count := int(minus.sum()):
-        notes.append(f"{count:,} rows have the truth (-1, -1), which is padding: left out.")
-    kept: Bools = finite & ~minus
-    zero = np.asarray((true == 0).all(axis=1), np.bool_)
-    if count := int(zero.sum()):
-        objects = names["method"][1] * len(names["instance"][0]) + names["instance"][1]
-        corner = len(np.unique(objects[zero])) == count  # one keypoint of an object may lie there
-        if corner and not (predicted[zero] == 0).all(axis=1).any():
-            notes.append(
-                f"{count:,} rows have the truth (0, 0): leave them out if that is padding."
-            )
-        else:
-            notes.append(f"{count:,} rows have the truth (0, 0), which is padding: left out.")
-            kept[zero] = False
-    return kept
-
-
-def _duplicates(names: dict[str, Coded]) -> list[str]:
-    """Rows that are there twice, and instances that are in two places."""
-    (_, method), (instances, instance), (types, keypoint) = (
-        names[name] for name in ("method", "instance", "keypoint")
-    )
-    key = (method * len(instances) + instance) * len(types) + keypoint
-    _, first, counts = np.unique(key, return_index=True, return_counts=True)
-    problems = []
-    if extra := int((counts - 1).sum()):
-        at = first[counts > 1][:_EXAMPLES]
-        shown = ", ".join(f"{instances[instance[i]]} {types[keypoint[i]]}" for i in at)
-        same = "the method, instance and keypoint of another row"
-        problems.append(f"{extra:,} rows have {same} ({shown})")
-    for name in ("image", "category"):
-        others, other = names[name]
-        if extra := len(np.unique(instance * len(others) + other)) - len(np.unique(instance)):
-            problems.append(f"{extra:,} instances have more than one {name}")
-    return problems
-
-
-def _lengths(values: dict[str, Floats], notes: list[str]) -> list[str]:
-    """Lengths that are none; where they are empty is another matter."""
-    problems = []
-    for name in ("scale", *SIZE):
-        lengths = values.get(name, np.ones(1))
-        if bad := int(((lengths <= 0) | np.isinf(lengths)).sum()):
-            problems.append(f"{name} is not above 0 px, or not finite, in {bad:,} rows")
-    sides = []
-    for low, high in (BOX[0::2], BOX[1::2]):
-        if low in values and high in values:
-            sides.append(values[high] - values[low])
-            if bad := int(((sides[-1] <= 0) | np.isinf(sides[-1])).sum()):
-                problems.append(f"{high} is not above {low} in {bad:,} rows")
-    if len(sides) == 2 and "scale" in values:
-        gap = values["scale"] - np.maximum(*sides)
-        if other := int((np.abs(gap) > _SAME).sum()):
-            one = int((np.abs(gap - 1) < _SAME).sum())
-            notes.append(
-                f"scale is not max(h, w) of the box in {other:,} rows, larger by 1 px in {one:,}:"
-                " the box is used."
-            )
-    return problems
-
-
-def _truths(names: dict[str, Coded], values: dict[str, Floats]) -> list[str]:
-    """Keypoints whose annotation is not the same for all methods."""
-    key = names["instance"][1] * len(names["keypoint"][0]) + names["keypoint"][1]
-    _, first, of = np.unique(key, return_index=True, return_inverse=True)
-    gap = np.maximum(*(np.abs(values[n] - values[n][first][of]) for n in ("true_x", "true_y")))
-    other = int((gap > _SAME).sum())
-    return [f"methods have different annotations in {other:,} rows"] if other else []
-
-
-def _unequal(names: dict[str, Coded]) -> list[str]:
-    """Methods that are not scored on the same keypoints."""
-    known, code = names["method"]
-    key = names["instance"][1] * len(names["keypoint"][0]) + names["keypoint"][1]
-    every = len(np.unique(key))
-    lacking = {m: every - n for m, n in zip(known, np.bincount(code), strict=True) if n < every}
-    listed = ", ".join(f"{method} {n:,}" for method, n in lacking.items())
-    return [f"Methods lack rows that others have, of {every:,}: {listed}."] if lacking else []
 
 
 def _only(coded: Coded, rows: Bools) -> Coded:
@@ -285,6 +236,8 @@ def _only(coded: Coded, rows: Bools) -> Coded:
 
 
 def _content(path: str) -> bytes:
+    if not path:
+        raise DistcorrError("The name of the file of predictions is empty.", SCHEMA, MISSING)
     folder, name = os.path.split(path)
     try:
         return Folder(folder or ".").read(name)

@@ -32,6 +32,8 @@ from distcorr.errors import DistcorrError
 
 CONFIG, MANIFEST, DONE = "config.toml", "manifest.json", "_done.json"
 DEAD = "dead_letters.parquet"
+FORMAT = 1  # of a run folder and of a store; to be raised when older versions would misread them
+_MARKER = {"inputs", "rows", "files", "dead"}  # what a shard's marker must say
 
 
 @dataclass(frozen=True)
@@ -121,14 +123,17 @@ class StageFolder:
         stems = [name.removesuffix(".json") for name in names]
         new = [stem for stem in stems if stem.isdigit() and int(stem) not in self._markers]
         read = self.folder.each(self.folder.read_json, [f"shards/{stem}.json" for stem in new])
-        self._markers |= {int(stem): marker for stem, marker in zip(new, read, strict=True)}
+        found = {int(stem): marker for stem, marker in zip(new, read, strict=True)}
+        # One that says less is of an earlier version: its shard is made anew.
+        self._markers |= {index: m for index, m in found.items() if _MARKER <= m.keys()}
         return self._markers
 
     def todo(self, plan: Sequence[Shard]) -> list[Shard]:
         """The shards of ``plan`` that still have to be done, in order."""
         markers = self.markers()
-        tables = {name.rpartition("/")[0] for m in markers.values() for name in m["files"]}
-        sizes = {f"{t}/{n}": s for t in tables for n, s in self.files.sizes(t).items()}
+        tables = sorted({name.rpartition("/")[0] for m in markers.values() for name in m["files"]})
+        found = self.files.each(self.files.sizes, tables)  # a round trip per thousand files
+        sizes = {f"{t}/{n}": s for t, of in zip(tables, found, strict=True) for n, s in of.items()}
 
         def done(shard: Shard) -> bool:
             marker = markers.get(shard.index)
@@ -264,12 +269,14 @@ class Run:
             raise DistcorrError(
                 f"{self}/{MANIFEST} is not the manifest of a run.", "choose another --run folder"
             )
+        refuse_newer(manifest, f"{self}/{MANIFEST}")
         return manifest
 
     def record(self, stage: str, entry: Mapping[str, Any]) -> None:
         """Update the manifest's entry of a stage."""
         manifest = self.manifest()
-        changed = manifest | {"stages": manifest["stages"] | {stage: dict(entry)}}
+        stages = manifest["stages"] | {stage: dict(entry)}
+        changed = manifest | {"format": FORMAT, "stages": stages}
         if changed != manifest:
             self.folder.write_json(MANIFEST, changed)
 
@@ -305,6 +312,21 @@ class Run:
             if source is None or source.identity(*made_from[2:]) != made_from:
                 return None
         return stage
+
+
+def refuse_newer(found: Mapping[str, Any], where: str) -> None:
+    """Stop before anything of a format that this version does not know is read or replaced.
+
+    Raises:
+        DistcorrError: a newer distcorr has written it.
+    """
+    version = found.get("format", 1)  # the first versions did not say it
+    if not isinstance(version, int) or version > FORMAT:
+        raise DistcorrError(
+            f"{where} was written by a newer distcorr: format {version!r}, and this one reads "
+            f"up to {FORMAT}.",
+            "install that version here, or use another --run and --store; nothing was changed",
+        )
 
 
 def inside_ray_job() -> bool:

@@ -21,7 +21,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs
 
+from distcorr.data.object_store import first_line, is_denial, open_uri, require_bucket
 from distcorr.errors import MISSING, DistcorrError
+from distcorr.uris import without_secrets
 
 T = TypeVar("T")
 _AHEAD = 8  # files of an object store that are read at once; a few MB each
@@ -44,41 +46,41 @@ class Folder:
             uri: a path (made absolute here) or a URI that pyarrow knows. Nothing is created.
 
         Raises:
-            DistcorrError: the URI's scheme is unknown or its file system cannot be reached.
+            DistcorrError: the URI's scheme or an option is unknown, or it holds a password.
         """
         text = os.fspath(uri)
-        self.is_local = not _SCHEME.match(text) or text.startswith("file://")
+        self._bucket_known = self.is_local = not _SCHEME.match(text) or text.startswith("file://")
         if self.is_local:
             path = Path(text.removeprefix("file://")).expanduser().absolute()
             self.uri, self._root = str(path), str(path)
             self._fs: fs.FileSystem = fs.LocalFileSystem()
         else:
-            try:
-                self._fs, root = fs.FileSystem.from_uri(_with_single_put(text))
-            except (pa.ArrowException, OSError) as error:
-                raise DistcorrError(
-                    f"Cannot open {_without_secrets(text)}: {_first_line(error)}",
-                    "give a path, or an s3:// or gs:// URI whose credentials this machine has",
-                ) from error
-            if not root:
-                raise DistcorrError(
-                    f"{_without_secrets(text)} names no bucket.", "for example s3://bucket/folder"
-                )
-            self.uri, self._root = text.rstrip("/"), root.rstrip("/")
+            self._fs, self._root = open_uri(text)
+            self.uri = text.rstrip("/")
 
     def __reduce__(self) -> tuple[type[Folder], tuple[str]]:
         return Folder, (self.uri,)
 
     def __str__(self) -> str:
-        return _without_secrets(self.uri)
+        return without_secrets(self.uri)
 
     def __truediv__(self, name: str) -> Folder:
         """The sub-folder ``name``."""
         base, mark, query = self.uri.partition("?")
-        return Folder(f"{base}/{name}{mark}{query}")
+        return Folder(f"{base}/{self._inside(name)}{mark}{query}")
 
     def _path(self, name: str) -> str:
-        return f"{self._root}/{name}" if name else self._root
+        return f"{self._root}/{self._inside(name)}" if name else self._root
+
+    def _inside(self, name: str) -> str:
+        """The name, unless it leads out of the folder: names also come out of foreign files."""
+        if name.startswith("/") or ".." in name.split("/"):
+            raise DistcorrError(
+                f"{name!r} is no name of a file inside {self}: it leads out of the folder.",
+                "mend the annotations or the manifest that names it so",
+                MISSING,
+            )
+        return name
 
     # -- looking ---------------------------------------------------------------------------
 
@@ -113,10 +115,15 @@ class Folder:
 
     def _info(self, what: str | fs.FileSelector) -> Any:
         try:
-            return self._fs.get_file_info(what)
+            found = self._fs.get_file_info(what)
+            empty = not found if isinstance(found, list) else found.type == fs.FileType.NotFound
+            if empty and not self._bucket_known:
+                require_bucket(self._fs, self._root.partition("/")[0])
+                self._bucket_known = True
+            return found
         except OSError as error:
             raise DistcorrError(
-                f"Cannot look into {self}: {_first_line(error)}",
+                f"Cannot look into {self}: {first_line(error)}",
                 "check that the folder is yours to read and its storage can be reached",
                 MISSING,
             ) from error
@@ -129,11 +136,16 @@ class Folder:
         Raises:
             FileNotFoundError: there is no such file.
             DistcorrError: it is not ours to read.
+            OSError: the storage does not answer; another try may succeed.
         """
+        # Of an object store a stream asks for every 256 kB apart, a file for all at once.
+        open_it = self._fs.open_input_stream if self.is_local else self._fs.open_input_file
         try:
-            with self._fs.open_input_stream(self._path(name)) as stream:
+            with open_it(self._path(name)) as stream:
                 return bytes(stream.read())
-        except PermissionError as error:
+        except OSError as error:
+            if not isinstance(error, PermissionError) and not is_denial(error):
+                raise
             raise DistcorrError(
                 f"{self}/{name} is not ours to read.", "mend its permissions", MISSING
             ) from error
@@ -158,11 +170,13 @@ class Folder:
             DistcorrError: the file is missing, cut short or not Parquet.
         """
         try:
+            if columns is None and not self.is_local:  # one request in place of several
+                return pq.read_table(pa.BufferReader(self.read(name)))
             with self._fs.open_input_file(self._path(name)) as source:
                 return pq.read_table(source, columns=None if columns is None else list(columns))
         except (pa.ArrowException, OSError) as error:
             raise DistcorrError(
-                f"Cannot read the table {self}/{name}: {_first_line(error)}",
+                f"Cannot read the table {self}/{name}: {first_line(error)}",
                 "delete that file; distcorr run makes it anew, and whatever was made from it",
                 MISSING,
             ) from error
@@ -209,7 +223,7 @@ class Folder:
                     stream.write(content)
         except OSError as error:
             raise DistcorrError(
-                f"Cannot write {self}/{name}: {error.strerror or _first_line(error)}",
+                f"Cannot write {self}/{name}: {error.strerror or first_line(error)}",
                 "check that the folder is yours to write and the disk is not full, "
                 "or choose another with --run or --store; what is already there stays",
             ) from error
@@ -270,19 +284,3 @@ def _write_local(path: Path, content: bytes) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def _with_single_put(uri: str) -> str:
-    """An s3:// URI whose small writes are one PUT each, not a multipart upload of one part."""
-    if not uri.startswith("s3://") or "allow_delayed_open" in uri:
-        return uri
-    return f"{uri}{'&' if '?' in uri else '?'}allow_delayed_open=true"
-
-
-def _without_secrets(uri: str) -> str:
-    """The URI without ``user:password@`` and query, fit for messages and manifests."""
-    return re.sub(r"//[^/@]*@", "//", uri.split("?", 1)[0])
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -31,7 +31,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from distcorr.config import digest
-from distcorr.data.run import DeadLetter
+from distcorr.data.run import FORMAT, DeadLetter, refuse_newer
 from distcorr.data.storage import Folder
 from distcorr.errors import MISSING, DistcorrError
 from distcorr.types import Geometry
@@ -243,10 +243,16 @@ class TableStore:
         return entry
 
     def describe(self, feature: Feature) -> None:
-        """Say in the feature's folder what it is."""
+        """Say in the feature's folder what it is.
+
+        Raises:
+            DistcorrError: a newer distcorr has said it.
+        """
         name = f"{feature.folder}/{FEATURE}"
         if not self.folder.exists(name):
-            self.folder.write_json(name, asdict(feature))
+            self.folder.write_json(name, asdict(feature) | {"format": FORMAT})
+        else:
+            refuse_newer(self.folder.read_json(name), f"{self.folder}/{name}")
 
     # -- many shards -------------------------------------------------------------------------
 

@@ -93,6 +93,7 @@ def load(root: str, categories: Sequence[str] = (), limit: int = 0) -> Dataset:
                     box=box,
                     keypoints=np.array([p or (math.nan, math.nan) for p in points], np.float32),
                     visible=np.array([p is not None for p in points], bool),
+                    truncated=photo.objects[index].truncated,
                 )
             )
     warnings = notes.sentences()

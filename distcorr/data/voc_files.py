@@ -44,11 +44,15 @@ class Notes:
 
 
 class VocObject(NamedTuple):
-    """One object of a VOC annotation; the box is 0-based and not clipped."""
+    """One object of a VOC annotation; the box is 0-based and not clipped.
+
+    ``truncated``: whether the object goes on beyond its box; None where the file does not say.
+    """
 
     name: str
     box: Box
     difficult: bool
+    truncated: bool | None = None
 
 
 class Photograph(NamedTuple):
@@ -179,7 +183,8 @@ def _parse_voc(content: bytes) -> Photograph:
         sides = (node.findtext(f"bndbox/{side}") for side in ("xmin", "ymin", "xmax", "ymax"))
         box = Box(*(_number(side) - 1 for side in sides))
         difficult = (node.findtext("difficult") or "").strip() == "1"
-        objects.append(VocObject(_text(node.findtext("name")), box, difficult))
+        truncated = {"0": False, "1": True}.get((node.findtext("truncated") or "").strip())
+        objects.append(VocObject(_text(node.findtext("name")), box, difficult, truncated))
     width, height = (tree.findtext(f"size/{side}") for side in ("width", "height"))
     size = (int(_number(width)), int(_number(height))) if width and height else (0, 0)
     return Photograph(size if min(size) > 0 else None, objects)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import pickle
+import warnings
 import zipfile
 import zlib
 from dataclasses import dataclass
@@ -247,11 +248,20 @@ def _npz(content: bytes) -> Arrays:
     if not isinstance(archive, np.lib.npyio.NpzFile):
         raise ValueError("it is a single array, not an archive of named ones")
     with archive:
-        return {name: archive[name].astype(np.float32) for name in archive.files}
+        arrays = {name: archive[name] for name in archive.files}
+    for name, array in arrays.items():
+        if not isinstance(array, np.ndarray):  # numpy hands over what is no array as bytes
+            raise ValueError(f"{name} is no array")
+    return {name: array.astype(np.float32) for name, array in arrays.items()}
 
 
 def _pth(content: bytes) -> Arrays:
     import torch  # lazily: only this reader needs it
 
-    state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    return {k: v.float().numpy() for k, v in state.items() if v.is_floating_point()}
+    # weights_only: tensors are read, and code that a pickle can carry is refused.
+    with warnings.catch_warnings(action="ignore"):  # of old formats, which it then refuses
+        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    if not isinstance(state, dict):
+        raise ValueError("it is no dictionary of arrays by name")
+    tensors = {str(k): v for k, v in state.items() if isinstance(v, torch.Tensor)}
+    return {k: v.float().numpy() for k, v in tensors.items() if v.is_floating_point()}

@@ -1,13 +1,14 @@
-"""Two runs beside each other: how their settings differ, and their PCKs on the same keypoints."""
+"""Two runs beside each other: how their settings differ, and how both do on the same keypoints."""
 
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +17,8 @@ from distcorr.config import EvaluationConfig, difference
 from distcorr.data.run import Run
 from distcorr.errors import DistcorrError
 from distcorr.report import charts, comparison, counting
+from distcorr.report.answers import answers
+from distcorr.report.score import MEAN
 from distcorr.report.tables import Report, build
 
 if TYPE_CHECKING:
@@ -23,7 +26,8 @@ if TYPE_CHECKING:
 
 Rows = list[dict[str, Any]]
 HERE, THERE = "here", "there"
-_TABLES = {"table2": "predictions", "table4": "detections"}  # of a report
+_TABLES = ("table2", "table3", "table4")
+_ALL = "all"  # stands for every keypoint type where types do not count
 _KEY = ("category", "instance", "keypoint")
 _NEAR = 0.01  # px; the same annotation, as read by two versions
 
@@ -36,8 +40,9 @@ class Compared:
         here: the run that is looked at.
         there: the one that it is compared with.
         settings: lines ``flow.beta: there -> here`` of what differs.
-        rows: per table: PCK of every method of either run (``table2``), and paired differences,
-            here minus there (``table2-comparison``), as in ``comparison.rows``.
+        rows: per table: PCK of every method of either run (``table2``, ``table4``), or accuracy
+            (``table3``, without alpha), and paired differences, here minus there
+            (``table2-comparison``), as in ``comparison.paired``.
         notes: what a reader must know.
         level: of the intervals.
     """
@@ -65,13 +70,13 @@ class Compared:
 
 
 def compare(here: Run, there: Run, evaluation: EvaluationConfig | None = None) -> Compared:
-    """Compare the PCKs of two runs, photograph by photograph.
+    """Compare the PCKs and accuracies of two runs, photograph by photograph.
 
-    Only keypoints that both have predicted, with the same annotation, are scored: so two networks
-    or settings on one data set, and not two data sets.
+    Only keypoints that both have predicted, or classified, with the same annotation, are scored: so
+    two networks or settings on one data set, and not two data sets.
 
     Args:
-        here: with a finished transfer or detect.
+        here: with a finished transfer, classify or detect.
         there: likewise.
         evaluation: for both, in place of the first one's own.
 
@@ -86,8 +91,11 @@ def compare(here: Run, there: Run, evaluation: EvaluationConfig | None = None) -
     rows: Rows = []
     notes = _stamps(reports)
     pairs: dict[str, list[tuple[str, str]]] = {}
-    for table, attribute in _TABLES.items():
-        both = [getattr(report, attribute) for report in reports]
+    for table in _TABLES:
+        both = [
+            _predictions(table, run, report, evaluation)
+            for run, report in zip((here, there), reports, strict=True)
+        ]
         if both[0] is None or both[1] is None:
             notes.append(f"{table} is compared if both runs have it, which is not so.")
             continue
@@ -97,19 +105,54 @@ def compare(here: Run, there: Run, evaluation: EvaluationConfig | None = None) -
         if not joined.num_rows:
             continue
         pairs[table] = _pairs(*(_methods(each) for each in both))
-        scores, said = counting.scores(joined, evaluation, seed)
-        for (method, category), score in scores.items():
-            rows += counting.rows(table, method, category, score, evaluation)
-        more, about = comparison.rows(joined, pairs[table], evaluation, seed, table)
-        rows += [row for row in more if row["table"] == f"{table}-comparison"]
-        notes += said + about[: 1 + len(pairs[table])]
+        found, said = _compared(table, joined, pairs[table], evaluation, seed)
+        rows += found
+        notes += said
     if not rows:
         raise DistcorrError(
             f"{here} and {there} have no predicted keypoint in common. {' '.join(notes)}",
-            "compare runs of one data set, both with a finished transfer or detect",
+            "compare runs of one data set, both with a finished transfer, classify or detect",
         )
     names = str(here), str(there)
     return Compared(*names, settings, rows, list(dict.fromkeys(notes)), evaluation.level, pairs)
+
+
+def _predictions(
+    table: str, run: Run, report: Report, evaluation: EvaluationConfig
+) -> pa.Table | None:
+    """What a table is counted from, as rows of ``PREDICTIONS``."""
+    if table == "table3":
+        stage = run.finished("classify")
+        return answers(stage, evaluation) if stage else None
+    return report.predictions if table == "table2" else report.detections
+
+
+def _compared(
+    table: str,
+    joined: pa.Table,
+    pairs: list[tuple[str, str]],
+    evaluation: EvaluationConfig,
+    seed: int,
+) -> tuple[Rows, list[str]]:
+    """Rows of both runs and of their differences, and notes."""
+    measure = ""
+    if table == "table3":  # all keypoints of a category together, as there
+        names = pa.array([_ALL] * joined.num_rows, pa.string())
+        joined = joined.set_column(joined.schema.get_field_index("keypoint"), "keypoint", names)
+        evaluation = dataclasses.replace(evaluation, alphas=(1.0,), inclusive=True)
+        measure = "accuracy"
+    scores, said = counting.scores(joined, evaluation, seed)
+    rows = [
+        row
+        for (method, category), score in scores.items()
+        for row in counting.rows(table, method, category, score, evaluation)
+    ]
+    more, about = comparison.paired(joined, pairs, evaluation, seed, table, measure)
+    rows += more
+    if table == "table3":
+        thin = counting.few(counting.photographs_of(joined))
+        return [{k: v for k, v in row.items() if k != "alpha"} for row in rows], thin + about
+    return rows, said + about
 
 
 def save(compared: Compared, run: Run) -> list[str]:
@@ -120,32 +163,63 @@ def save(compared: Compared, run: Run) -> list[str]:
 
 
 def figure(compared: Compared, run: Run) -> list[str]:
-    """Bars of both runs by category, with intervals; a panel for each pair of methods."""
-    panels = [(table, pair) for table, of in compared.pairs.items() for pair in of]
-    first = compared.rows[0]["alpha"]
+    """Bars of both runs with intervals: by category, a panel for each pair of methods; of Table 3
+    the means, layer by layer.
+    """
+    panels = [
+        panel
+        for table, pairs in compared.pairs.items()
+        for panel in (_by_layer if table == "table3" else _by_category)(compared, table, pairs)
+    ]
     drawn = charts.blank(8, 2.6 * len(panels))
     axes = drawn.subplots(len(panels), 1, squeeze=False)[:, 0]
-    for (table, pair), axis in zip(panels, axes, strict=True):
-        rows = [r for r in compared.rows if (r["table"], r["alpha"]) == (table, first)]
-        _bars(axis, rows, pair)
-        axis.set_title(f"{table}: PCK@{first:g}, per cent", fontsize=9, loc="left")
+    for panel, axis in zip(panels, axes, strict=True):
+        _bars(axis, panel)
     return charts.save(run, "compare", drawn)
 
 
-def _bars(axis: Axes, rows: Rows, pair: Sequence[str]) -> None:
-    names = list(dict.fromkeys(row["category"] for row in rows if row["method"] in pair))
-    for n, method in enumerate(pair):
-        mine = {row["category"]: row for row in rows if row["method"] == method}
-        shown = [(place, mine[name]) for place, name in enumerate(names) if name in mine]
+class _Panel(NamedTuple):
+    """Bars of two methods or runs: name of each -> what stands below the axis -> row."""
+
+    title: str
+    bars: dict[str, dict[str, dict[str, Any]]]
+
+
+def _by_category(
+    compared: Compared, table: str, pairs: Sequence[tuple[str, str]]
+) -> Iterator[_Panel]:
+    rows = [row for row in compared.rows if row["table"] == table]
+    first = [row for row in rows if row["alpha"] == rows[0]["alpha"]]
+    for pair in pairs:
+        bars = {
+            name: {row["category"]: row for row in first if row["method"] == name} for name in pair
+        }
+        yield _Panel(f"{table}: PCK@{rows[0]['alpha']:g}, per cent", bars)
+
+
+def _by_layer(compared: Compared, table: str, pairs: Sequence[tuple[str, str]]) -> Iterator[_Panel]:
+    means = {r["method"]: r for r in compared.rows if (r["table"], r["category"]) == (table, MEAN)}
+    bars = {
+        which: {pair[n].removesuffix(f" ({which})"): means[pair[n]] for pair in pairs}
+        for n, which in enumerate((HERE, THERE))
+    }
+    yield _Panel(f"{table}: accuracy, mean over categories, per cent", bars)
+
+
+def _bars(axis: Axes, panel: _Panel) -> None:
+    names = list(dict.fromkeys(name for rows in panel.bars.values() for name in rows))
+    for n, (label, rows) in enumerate(panel.bars.items()):
+        shown = [(place, rows[name]) for place, name in enumerate(names) if name in rows]
         at = np.array([place for place, _ in shown]) + 0.4 * n - 0.2
         value, low, high = (
             np.array([row[k] for _, row in shown]) for k in ("value", "low", "high")
         )
         spread = np.stack([value - low, high - value]).clip(0)
         colour = charts.colour_of(n, 2)
-        axis.bar(at, value, 0.38, yerr=spread, label=method, color=colour, error_kw={"lw": 1})
+        axis.bar(at, value, 0.38, yerr=spread, label=label, color=colour, error_kw={"lw": 1})
     axis.set_xticks(range(len(names)), names, fontsize=8)
     axis.set_ylim(0, 100)
+    axis.set_title(panel.title, fontsize=9, loc="left")
     axis.legend(fontsize=7, loc="lower right")
 
 

@@ -1,7 +1,8 @@
 """Which differences there are, which errors, and where: statistics of saved predictions.
 
 Three tables beside a table of PCK and its gains: how sure the difference of two methods is, which
-kinds of error a method makes, and its PCK on small and on large instances. Not in the paper.
+kinds of error a method makes, and its PCK on small, large and truncated instances. Not in the
+paper.
 """
 
 from __future__ import annotations
@@ -13,16 +14,17 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from distcorr.algorithms import comparison, error_types, pck, slices
+from distcorr.algorithms import comparison, error_types, pck
 from distcorr.config import EvaluationConfig
 from distcorr.report import comparison_notes, counting
+from distcorr.report.counted import Counted, scores, with_mean
 from distcorr.report.points import Category, Integers, Numbered, Points, numbered
-from distcorr.report.score import MEAN, Score, gains, mean, per_cent
+from distcorr.report.score import MEAN, Score, gains, per_cent
+from distcorr.report.sliced import sliced
 
 Rows = list[dict[str, Any]]
 Pair = tuple[str, str]  # of methods
-_Counted = tuple[pck.Counts, pck.Counts]  # correct (A, P, K) and total (P, K)
-_OF_SWAPS, _OF_SLICES = 1, 2  # added to the seed: other random numbers than Table 2's
+_OF_SWAPS = 1  # added to the seed: other random numbers than Table 2's; slices add 2 and more
 
 
 def rows(
@@ -31,16 +33,15 @@ def rows(
     config: EvaluationConfig,
     seed: int,
     table: str,
+    truncated: Mapping[str, bool | None] | None = None,
 ) -> tuple[Rows, list[str]]:
     """The three tables; values are in per cent, or per cent points, and n is of keypoints.
 
-    - ``<table>-comparison``: of every pair, category and threshold, and of the mean, the row of
-      ``<table>-gain`` with how many photographs; p of the permutation test; p_holm, corrected for
-      all categories (None for the mean); and mdd, the difference that would be found 4 times out of
-      5 (None where methods never differ).
+    - ``<table>-comparison``: as of ``paired``.
     - ``<table>-errors``: of every method and category, and of the mean, the share of each kind of
       error at the first threshold. They sum to 100, and "correct" is PCK.
-    - ``<table>-slices``: PCK of every method and category, and of the mean, by size of the box.
+    - ``<table>-slices``: PCK of every method and category, and of the mean, by size of the box and,
+      if any instance is truncated, of these and of the whole ones; with how many instances.
 
     Args:
         predictions: rows of the schema ``PREDICTIONS``.
@@ -48,6 +49,8 @@ def rows(
         config: thresholds, and how many resamples.
         seed: of the bootstrap, and of the swaps.
         table: that these stand beside, "table2" or "table4".
+        truncated: instance -> whether it is, None where the annotations do not say; without it
+            there is no word of truncation.
 
     Returns:
         rows, and what a reader must know. A pair is compared in the categories that both methods
@@ -55,25 +58,59 @@ def rows(
     """
     if not predictions.num_rows:
         return [], []
-    data = numbered(predictions)
+    data = numbered(predictions, truncated)
     counted = [
         {method: _counted(points, category, config) for method, points in category.points.items()}
         for category in data.categories
     ]
-    scored = {
-        (method, category.name): score
-        for c, (category, own) in enumerate(zip(data.categories, counted, strict=True))
-        for method, score in _scores(own, config, [seed, c]).items()
-    }
-    # Seeds and counts are Table 2's, so that these are its PCKs and intervals.
+    scored = _by_category(data, counted, config, seed)
     pcks = {key: _part(score, slice(len(config.alphas))) for key, score in scored.items()}
     kinds = {key: _part(score, slice(len(config.alphas), None)) for key, score in scored.items()}
     terms, notes = _terms(data, counted, list(pairs), len(config.alphas))
     compared, said = _compared(terms, pcks, config, seed, f"{table}-comparison")
-    sliced, about = _sliced(data, config, seed, f"{table}-slices")
+    of_slices, about = sliced(data, config, seed, f"{table}-slices", truncated is not None)
     errors = _errors(data.methods, kinds, config, f"{table}-errors")
-    notes += [*said, comparison_notes.errors(config.alphas[0]), about]
-    return compared + errors + sliced, notes
+    notes += [*said, comparison_notes.errors(config.alphas[0]), *about]
+    return compared + errors + of_slices, notes
+
+
+def paired(
+    predictions: pa.Table,
+    pairs: Iterable[Pair],
+    config: EvaluationConfig,
+    seed: int,
+    table: str,
+    measure: str = "",
+) -> tuple[Rows, list[str]]:
+    """``<table>-comparison``: how sure the differences of pairs of methods are.
+
+    Of every pair, category and threshold, and of the mean, the row of ``<table>-gain`` with how
+    many photographs; p of the permutation test; p_holm, corrected for all categories (None for the
+    mean); and mdd, the difference that would be found 4 times out of 5 (None where methods never
+    differ).
+
+    Args:
+        predictions: as of ``rows``, like the others.
+        pairs: likewise.
+        config: likewise.
+        seed: likewise.
+        table: likewise.
+        measure: what is compared, for the notes; PCK at the first threshold if not given.
+
+    Returns:
+        as ``rows``.
+    """
+    if not predictions.num_rows:
+        return [], []
+    data = numbered(predictions)
+    counted = [
+        {method: _tallied(points, category, config) for method, points in category.points.items()}
+        for category in data.categories
+    ]
+    scored = _by_category(data, counted, config, seed)
+    terms, notes = _terms(data, counted, list(pairs), len(config.alphas))
+    compared, said = _compared(terms, scored, config, seed, f"{table}-comparison", measure)
+    return compared, notes + said
 
 
 def pairs(rows: Sequence[Mapping[str, Any]]) -> list[Pair]:
@@ -82,14 +119,20 @@ def pairs(rows: Sequence[Mapping[str, Any]]) -> list[Pair]:
     return [(one, other) for one, _, other in (name.partition(" minus ") for name in names)]
 
 
-def _counted(points: Points, category: Category, config: EvaluationConfig) -> _Counted:
-    """(A + 6, P, K) correct at each threshold, then of each kind at the first; (P, K) in total."""
-    p, shape = points, (len(category.types), len(category.photographs))
-    correct, total = pck.counts(
-        *(p.distance, p.scale, p.keypoint, p.photograph, config.alphas, shape[0]),
-        n_photographs=shape[1],
+def _tallied(points: Points, category: Category, config: EvaluationConfig) -> Counted:
+    """(A, P, K) correct at each threshold; (P, K) in total."""
+    p = points
+    return pck.counts(
+        *(p.distance, p.scale, p.keypoint, p.photograph, config.alphas, len(category.types)),
+        n_photographs=len(category.photographs),
         le=config.inclusive,
     )
+
+
+def _counted(points: Points, category: Category, config: EvaluationConfig) -> Counted:
+    """(A + 6, P, K) correct at each threshold, then of each kind at the first; (P, K) in total."""
+    p, shape = points, (len(category.types), len(category.photographs))
+    correct, total = _tallied(points, category, config)
     partners = error_types.mirror_partners(category.types)
     kinds = error_types.classify(
         *(p.found, p.true, p.scale, p.instance, p.keypoint, partners, config.alphas[0]),
@@ -99,32 +142,19 @@ def _counted(points: Points, category: Category, config: EvaluationConfig) -> _C
     return np.concatenate([correct, of_kind]), total
 
 
-def _scores(
-    counted: Mapping[str, _Counted], config: EvaluationConfig, seed: Sequence[int]
-) -> dict[str, Score]:
-    """Method -> its score. Those of the same keypoints are drawn together, which is what costs."""
-    alike: dict[bytes, list[str]] = defaultdict(list)
-    for method, (_, total) in counted.items():
-        alike[total.tobytes()].append(method)
-    scores: dict[str, Score] = {}
-    for methods in alike.values():
-        total = counted[methods[0]][1]
-        correct = np.concatenate([counted[method][0] for method in methods])
-        score = counting.score(correct, total, config, seed)
-        value, samples = (np.split(a, len(methods)) for a in (score.value, score.samples))
-        for method, own, drawn in zip(methods, value, samples, strict=True):
-            scores[method] = Score(own, drawn, score.n)
-    return scores
+def _by_category(
+    data: Numbered, counted: Sequence[Mapping[str, Counted]], config: EvaluationConfig, seed: int
+) -> dict[Pair, Score]:
+    """(method, category) -> score. Seeds and counts are Table 2's: so are PCKs and intervals."""
+    return {
+        (method, category.name): score
+        for c, (category, own) in enumerate(zip(data.categories, counted, strict=True))
+        for method, score in scores(own, config, [seed, c]).items()
+    }
 
 
 def _part(score: Score, which: slice) -> Score:
     return Score(score.value[which], score.samples[which], score.n)
-
-
-def _with_mean(scores: Mapping[Pair, Score], method: str) -> dict[str, Score]:
-    """Category -> a method's score, and the mean."""
-    own = {category: score for (of, category), score in scores.items() if of == method}
-    return {**own, MEAN: mean(list(own.values()))} if own else {}
 
 
 # -- differences -------------------------------------------------------------------------------
@@ -141,7 +171,7 @@ _Terms = dict[str, dict[Pair, _Term]]  # by category, the mean last
 
 
 def _terms(
-    data: Numbered, counted: Sequence[Mapping[str, _Counted]], pairs: Sequence[Pair], settings: int
+    data: Numbered, counted: Sequence[Mapping[str, Counted]], pairs: Sequence[Pair], settings: int
 ) -> tuple[_Terms, list[str]]:
     """Of the pairs whose methods predict the same keypoints; and notes about those that do not."""
     terms: _Terms = {category.name: {} for category in data.categories}
@@ -175,7 +205,12 @@ def _of_mean(terms: _Terms, pairs: Sequence[Pair], n_photographs: int) -> dict[P
 
 
 def _compared(
-    terms: _Terms, values: Mapping[Pair, Score], config: EvaluationConfig, seed: int, table: str
+    terms: _Terms,
+    values: Mapping[Pair, Score],
+    config: EvaluationConfig,
+    seed: int,
+    table: str,
+    measure: str = "",
 ) -> tuple[Rows, list[str]]:
     """Rows of all pairs, and what they say."""
     rows: Rows = []
@@ -196,7 +231,7 @@ def _compared(
                 row["mdd"] = per_cent(mdd[a]) if np.isfinite(mdd[a]) else None
             own += said
         rows += own
-        notes.append(comparison_notes.pair(own, config.alphas[0]))
+        notes.append(comparison_notes.pair(own, config.alphas[0], measure))
     return rows, [comparison_notes.tests(), *notes] if rows else []
 
 
@@ -219,7 +254,7 @@ def _rounded(p: float | None) -> float | None:
     return None if p is None else round(float(p), 5)
 
 
-# -- errors and sizes --------------------------------------------------------------------------
+# -- errors --------------------------------------------------------------------------------------
 
 
 def _errors(
@@ -231,34 +266,6 @@ def _errors(
         | {"error": kind}
         | measured
         for method in methods
-        for category, score in _with_mean(kinds, method).items()
+        for category, score in with_mean(kinds, method).items()
         for kind, measured in zip(error_types.KINDS, counting.measures(score, config), strict=True)
     ]
-
-
-def _sliced(data: Numbered, config: EvaluationConfig, seed: int, table: str) -> tuple[Rows, str]:
-    """PCK by size, and what the sizes are."""
-    edges = slices.terciles(data.sizes)
-    scores: dict[str, dict[Pair, Score]] = {size: {} for size in slices.SIZES}
-    for c, category in enumerate(data.categories):
-        counted = {
-            method: slices.counts_by_slice(
-                *(p.distance, p.scale, p.keypoint, p.photograph),
-                *(slices.size_class(p.scale, edges), config.alphas),
-                *(len(category.types), len(slices.SIZES)),
-                le=config.inclusive,
-            )
-            for method, p in category.points.items()
-        }
-        for s, size in enumerate(slices.SIZES):
-            own = {method: each[s] for method, each in counted.items() if each[s][1].any()}
-            found = _scores(own, config, [seed, c, _OF_SLICES + s])
-            scores[size] |= {(method, category.name): score for method, score in found.items()}
-    rows = [
-        row
-        for method in data.methods
-        for size in slices.SIZES
-        for category, score in _with_mean(scores[size], method).items()
-        for row in counting.rows(table, method, category, score, config, size=size)
-    ]
-    return rows, comparison_notes.sizes(data, edges, scores)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from distcorr.algorithms import comparison, error_types
+from distcorr.algorithms import comparison, error_types, slices
 from distcorr.algorithms.pck import Floats
 from distcorr.report.points import Numbered
 from distcorr.report.score import Score
@@ -21,7 +21,7 @@ def tests() -> str:
     )
 
 
-def pair(rows: Sequence[Mapping[str, Any]], alpha: float) -> str:
+def pair(rows: Sequence[Mapping[str, Any]], alpha: float, measure: str = "") -> str:
     """What is sure about a pair of methods: its mean, and the categories that survive Holm."""
     *categories, mean = (row for row in rows if row["alpha"] == alpha)
     sure = [row for row in categories if row["p_holm"] <= comparison.LEVEL]
@@ -31,9 +31,9 @@ def pair(rows: Sequence[Mapping[str, Any]], alpha: float) -> str:
     )
     mdd = "no mdd" if mean["mdd"] is None else f"mdd {mean['mdd']:g}"
     return (
-        f"{mean['method']}, PCK@{alpha:g}: {mean['value']:+g} in the mean ({mean['low']:+g} to "
-        f"{mean['high']:+g}, p {mean['p']:g}, {mdd}). Of {len(categories)} categories, after "
-        f"Holm's correction: more in {better}; less in {worse}."
+        f"{mean['method']}, {measure or f'PCK@{alpha:g}'}: {mean['value']:+g} in the mean "
+        f"({mean['low']:+g} to {mean['high']:+g}, p {mean['p']:g}, {mdd}). Of "
+        f"{len(categories)} categories, after Holm's correction: more in {better}; less in {worse}."
     )
 
 
@@ -62,3 +62,16 @@ def sizes(
     listed = "; ".join(f"{size}: {', '.join(names)}" for size, names in lacking.items() if names)
     more = f" Categories without such instances, not in that mean: {listed}." if listed else ""
     return said + more
+
+
+def truncation(data: Numbered) -> str:
+    """Which instances go on beyond their boxes, as far as the annotations say."""
+    cut, whole, unknown = (
+        int((data.truncated == number).sum()) for number in range(len(slices.TRUNCATION))
+    )
+    if not cut + whole:
+        return "No slices by truncation: the annotations, or the run's instances, have no flags."
+    if not cut:
+        return f"No slices by truncation: none of {whole} instances is marked as truncated."
+    more = f" {unknown} instances are not marked either way." if unknown else ""
+    return f"Truncated: {cut} of {cut + whole} instances, by the flag of their annotations.{more}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -15,6 +16,8 @@ from distcorr.report.score import MEAN, Score, mean, per_cent
 
 Floats = npt.NDArray[np.float64]
 _Numbers = Mapping[str, int]
+FEW = 20  # photographs: where intervals of 95 % covered 90 % in a trial (pck.interval)
+_LISTED = 5
 
 
 def scores(
@@ -31,11 +34,11 @@ def scores(
         seed: of the bootstrap.
 
     Returns:
-        (method, category) -> score, category by category and "mean" last; and notes about keypoint
-        types that no prediction exists for.
+        (method, category) -> score, category by category and "mean" last; and notes about
+        categories of few photographs, and keypoint types that no prediction exists for.
     """
     values: dict[tuple[str, str], Score] = {}
-    notes: list[str] = []
+    notes = few(photographs_of(predictions))
     methods = list(dict.fromkeys(predictions["method"].to_pylist()))
     for c, (category, of_category) in enumerate(by(predictions, "category", in_order=True)):
         photographs, types = (numbered(of_category, name) for name in ("image", "keypoint"))
@@ -47,6 +50,30 @@ def scores(
     for method in methods:
         values[method, MEAN] = mean([found for (of, _), found in values.items() if of == method])
     return values, notes
+
+
+def photographs_of(predictions: pa.Table) -> dict[str, int]:
+    """Category -> how many photographs show it."""
+    pairs = zip(*(predictions[name].to_pylist() for name in ("category", "image")), strict=True)
+    return Counter(category for category, _ in sorted(set(pairs)))
+
+
+def few(photographs: Mapping[str, int]) -> list[str]:
+    """A note about categories of so few photographs that their intervals are too narrow.
+
+    Args:
+        photographs: category -> how many are scored.
+    """
+    thin = sorted((n, category) for category, n in photographs.items() if n < FEW)
+    if not thin:
+        return []
+    listed = ", ".join(f"{category} ({n})" for n, category in thin[:_LISTED])
+    more = f" and {len(thin) - _LISTED} more" if len(thin) > _LISTED else ""
+    alone = " One photograph has no interval: both ends are its value." if thin[0][0] == 1 else ""
+    return [
+        f"Intervals are too narrow with fewer than {FEW} photographs (in a trial, those of 95 % "
+        f"covered 88 % with 10, and 72 % with 3): {listed}{more}.{alone}"
+    ]
 
 
 def by(table: pa.Table, name: str, in_order: bool = False) -> Iterator[tuple[str, pa.Table]]:

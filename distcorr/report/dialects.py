@@ -8,17 +8,21 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from distcorr.algorithms import pck
 from distcorr.algorithms.dialect_scores import Scored, evaluate
-from distcorr.algorithms.dialects import DIALECTS
+from distcorr.algorithms.dialects import DIALECTS, Dialect
 from distcorr.config import EvaluationConfig
 from distcorr.data import prediction_files, prediction_truth
 from distcorr.data.features import FeatureStore
+from distcorr.data.prediction_columns import many
+from distcorr.data.prediction_files import Predictions
 from distcorr.data.run import Run
 from distcorr.data.storage import Folder, parquet
 from distcorr.errors import DistcorrError
+from distcorr.report import counting
 from distcorr.report.score import per_cent
 
 Rows = list[dict[str, Any]]
@@ -68,14 +72,35 @@ def of_run(
     gaps = spread(scored)
     notes = [
         f"{row['method']}, PCK@{row['alpha']:g}, is {row['least']:.1f} ({row['least_by']}) to "
-        f"{row['most']:.1f} ({row['most_by']}) by {len(chosen)} definitions in use (distcorr pck): "
-        "a number is to be quoted with its definition."
+        f"{row['most']:.1f} ({row['most_by']}) by {counted(chosen)} (distcorr pck): a number is to "
+        "be quoted with its definition."
         for row in gaps[:1]
+        if row["difference"] > 0
     ]
     if left := len([d for d in DIALECTS.values() if not d.error]) - len(chosen):
         notes.append(f"{left} definitions of PCK need sizes of photographs: distcorr pck.{said}")
     tables = {"table2-dialects": scored, "table2-dialects-gap": gaps}
     return [{"table": name} | row for name, of in tables.items() for row in of], notes
+
+
+def counted(chosen: Sequence[Dialect]) -> str:
+    """``"18 definitions, 15 of them different, 2 of those variants of ours"``."""
+    rules = {dialect.rule: dialect.published for dialect in chosen}
+    own = sum(not published for published in rules.values())
+    said = [many(len(chosen), "definition")]
+    if len(rules) < len(chosen):
+        said.append(f"{len(rules)} of them different")
+    if own:
+        said.append(f"{own} of {'those' if len(said) > 1 else 'them'} variants of ours")
+    return ", ".join(said)
+
+
+def few(found: Predictions) -> list[str]:
+    """A note about categories of so few photographs that their intervals are too narrow."""
+    (categories, category), (images, image) = (found.names[name] for name in ("category", "image"))
+    pairs = np.unique(category * len(images) + image)
+    shown = np.bincount(pairs // len(images), minlength=len(categories))
+    return counting.few(dict(zip(categories, shown.tolist(), strict=True)))
 
 
 def spread(found: Sequence[Mapping[str, Any]]) -> Rows:

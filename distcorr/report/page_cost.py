@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import heapq
 import json
 import re
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from distcorr.report.page_charts import Span, timeline
@@ -11,12 +13,15 @@ from distcorr.report.page_html import Content, Html, join, table, tag
 from distcorr.report.page_source import Source
 
 _LOG = re.compile(r"(.+)-([0-9a-f]{8})-(\d{8}-\d{6})\.jsonl")
-_SECONDS = ("seconds", "aligning", "training")  # what stages log of a shard's time
+_PARTS = ("aligning", "training")  # what stages of older versions logged of a shard's time
 _LANES = 24  # workers that the timeline shows
 
 
 class Work(NamedTuple):
-    """One try of a shard: how long it took and when it ended (s), where that is logged."""
+    """One try of a shard: how long it took and when it ended (s), where that is logged.
+
+    ``partly``: the log has the main part of its time alone. ``peak``: memory, MB.
+    """
 
     stage: str
     shard: int
@@ -24,6 +29,8 @@ class Work(NamedTuple):
     seconds: float | None
     ended: float | None
     worker: str
+    partly: bool = False
+    peak: float | None = None
 
 
 def cost(source: Source) -> Html:
@@ -34,13 +41,21 @@ def cost(source: Source) -> Html:
         for stage, entry in _in_order(source)
     ]
     heads = ["stage", "shards", "rows", "MB", "work, s", "rows / s", "span, s", "workers"]
-    heads += ["retried", "failed", "left out"]
+    heads += ["retried", "failed", "left out", "peak, MB"]
+    partly = list(dict.fromkeys(w.stage for w in work if w.partly))
     words = (
         "From the manifest and the logs. Work: seconds of all workers together, as far as they are "
-        "logged: transfer counts aligning alone, classify training alone. Rate: rows by work. "
-        "Span: time in which anyone worked. What was taken over from a store took none."
+        "logged. Rate: rows by work. Span: time in which anyone worked. Peak: the most memory that "
+        "one worker took. What was taken over from a store took none."
     )
+    if partly:
+        words += f" Of {' and '.join(partly)} the logs have the main part of the work alone."
     lines = [tag("p", words), table(heads, body, "Cost of each stage")]
+    if said := _twice(source, work):
+        about = (
+            "What twice the workers would save, if tasks went to whoever is free, longest first:"
+        )
+        lines += [tag("p", about), tag("ul", *(tag("li", each) for each in said), class_="plain")]
     if spans := _spans(work):
         lines.append(timeline(spans, "Which worker did which stage when; pauses are cut."))
     return join(lines)
@@ -65,7 +80,37 @@ def _row(stage: str, entry: dict[str, Any], own: list[Work]) -> list[Content]:
         len(mended),
         len(failed - mended),
         int(entry.get("dead", 0)),
+        f"{max(peaks):,.0f}" if (peaks := [w.peak for w in own if w.peak is not None]) else "–",
     ]
+
+
+def _twice(source: Source, work: Iterable[Work]) -> list[str]:
+    """A sentence for each stage whose tasks, their times and workers are logged."""
+    said = []
+    for stage, _ in _in_order(source):
+        done = [w for w in work if w.stage == stage and not w.failed and w.worker]
+        tasks = {w.shard: w.seconds for w in done if w.seconds is not None}  # the last try
+        workers = len({w.worker for w in done})
+        if len(tasks) < 2:
+            continue
+        now, then = (makespan(list(tasks.values()), n) for n in (workers, 2 * workers))
+        words = f"{stage}: {len(tasks)} tasks, {now:,.1f} s by {workers}, {then:,.1f} s by "
+        words += f"{2 * workers}: {now - then:,.1f} s less."
+        longest = max(tasks.values())
+        alone = " The longest task alone takes so long." if then == longest else ""
+        said.append(words + alone)
+    return said
+
+
+def makespan(seconds: Sequence[float], workers: int) -> float:
+    """When the last of some tasks ends, s: each goes to whoever is free first, the longest first.
+
+    At most 4/3 of what any order could reach (Graham 1969).
+    """
+    free = [0.0] * workers
+    for task in sorted(seconds, reverse=True):
+        heapq.heapreplace(free, free[0] + task)
+    return max(free)
 
 
 def logged(source: Source) -> list[Work]:
@@ -90,16 +135,23 @@ def last_day(source: Source) -> str:
 
 
 def _work(stage: str, line: str) -> Work | None:
-    """A line of a log; None for one that is cut short or says nothing of time."""
+    """A line of a log; None for one that is cut short or says nothing of a shard."""
     try:
         said: dict[str, Any] = json.loads(line)
-        result = said.get("result") or {}
-        seconds = next((float(result[name]) for name in _SECONDS if name in result), None)
-        ended = float(result["ended"]) if "ended" in result else None
-        worker = str(result.get("worker", ""))
-        return Work(stage, int(said["shard"]), bool(said["error"]), seconds, ended, worker)
+        older: dict[str, Any] = said.get("result") or {}  # where older versions have it
+        facts = older | {name: value for name, value in said.items() if value is not None}
+        part = next((name for name in _PARTS if name in older), "")
+        seconds = _number(facts.get("seconds", older.get(part)))
+        ended, peak = _number(facts.get("ended")), _number(facts.get("peak_mb"))
+        worker, partly = str(facts.get("worker", "")), bool(part) and "seconds" not in facts
+        shard, failed = int(said["shard"]), bool(said["error"])
+        return Work(stage, shard, failed, seconds, ended, worker, partly, peak)
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
+
+
+def _number(value: Any) -> float | None:
+    return None if value is None else float(value)
 
 
 def _in_order(source: Source) -> list[tuple[str, dict[str, Any]]]:

@@ -20,7 +20,13 @@ def missing(source: Source, *stages: str) -> Html | None:
     begun = [stage for stage in lacking if stage in source.stages]
     state = "is unfinished or out of date" if begun else "has not run"
     words = [command(f"distcorr {stage} -r {source.name}") for stage in lacking]
-    return tag("p", f"{lacking[0]} {state}. ", join(words), " makes it.", class_="missing")
+    return tag(
+        "p",
+        f"{lacking[0]} {state}. ",
+        join(words),
+        f" makes it, in the folder that holds {source.name}/.",
+        class_="missing",
+    )
 
 
 def table1(source: Source) -> list[Row]:

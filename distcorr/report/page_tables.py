@@ -15,6 +15,7 @@ MOST = 600  # rows of a table that the page shows; the CSV has all
 _STEPS = (1.0, 3.0)  # points between ours and the paper's: three tints
 _HEADS = {"psnr": "PSNR, dB", "colour": "colour, levels of 255", "ssim": "SSIM", "alpha": "α"}
 _HEADS |= {"same_class": "same class, %", "value": "per cent", "c": "C"}
+_DIFFERENCES = ("-gain", "-comparison")  # how tables end whose values are points
 
 
 def paper_table(
@@ -168,7 +169,8 @@ def tidy(source: Source, name: str, caption: Content = None, keep: Iterable[Row]
     body = [[_shown(row, c, ends) for c in shown] for row in rows[:MOST]]
     files = links([f for f in _files(name) if f in source.files])
     more = f" The first {MOST} of {len(rows):,} rows; the CSV has all." if len(rows) > MOST else ""
-    heads = [_HEADS.get(c, c.replace("_", " ")) for c in shown]
+    words = _HEADS | ({"value": "points"} if name.endswith(_DIFFERENCES) else {})
+    heads = [words.get(c, c.replace("_", " ")) for c in shown]
     title = join((caption or name, more, " ", files))
     return html_table(heads, body, title, numbers=right, sort=True)
 

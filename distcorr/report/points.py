@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from distcorr.algorithms import slices
 from distcorr.algorithms.pck import Floats
 from distcorr.report import counting
 
@@ -26,6 +27,7 @@ class Points(NamedTuple):
         instance: (n,) number of the instance.
         found: (n, 2) xy px; NaN where nothing is predicted.
         true: (n, 2) xy px, annotated.
+        truncated: (n,) number in ``slices.TRUNCATION`` of the instance.
     """
 
     distance: Floats
@@ -35,6 +37,7 @@ class Points(NamedTuple):
     instance: Integers
     found: Floats
     true: Floats
+    truncated: Integers
 
 
 class Category(NamedTuple):
@@ -61,34 +64,42 @@ class Numbered(NamedTuple):
         categories: sorted by name.
         photographs: how many there are.
         sizes: (I,) max(h, w) of every instance's box, px.
+        truncated: (I,) number of every instance in ``slices.TRUNCATION``.
     """
 
     methods: list[str]
     categories: list[Category]
     photographs: int
     sizes: Floats
+    truncated: Integers
 
 
-def numbered(predictions: pa.Table) -> Numbered:
-    """Rows of the schema ``PREDICTIONS``, at least one, by category and method."""
+def numbered(predictions: pa.Table, truncated: Mapping[str, bool | None] | None = None) -> Numbered:
+    """Rows of the schema ``PREDICTIONS``, at least one, by category and method.
+
+    Args:
+        predictions: the rows.
+        truncated: instance -> whether it is, as far as that is known.
+    """
     method, methods = _numbers(predictions["method"], sort=False)
     category, categories = _numbers(predictions["category"])
     keypoint, keypoints = _numbers(predictions["keypoint"])
     photograph, photographs = _numbers(predictions["image"])
-    instance, _ = _numbers(predictions["instance"])
+    instance, instances = _numbers(predictions["instance"])
+    cut = slices.truncation((truncated or {}).get(name) for name in instances)
     x, y, true_x, true_y, scale = (
         predictions[name].to_numpy() for name in ("x", "y", "true_x", "true_y", "scale")
     )
     points = Points(
         *(counting.errors(predictions), scale, keypoint, photograph, instance),
-        *(np.stack([x, y], axis=1), np.stack([true_x, true_y], axis=1)),
+        *(np.stack([x, y], axis=1), np.stack([true_x, true_y], axis=1), cut[instance]),
     )
     found = [
         _category(name, _rows(points, category == c), method[category == c], methods, keypoints)
         for c, name in enumerate(categories)
     ]
     sizes = scale[np.unique(instance, return_index=True)[1]]
-    return Numbered(methods, found, len(photographs), sizes)
+    return Numbered(methods, found, len(photographs), sizes, cut)
 
 
 def _category(

@@ -22,7 +22,7 @@ from distcorr.algorithms.crop import from_square, to_square
 from distcorr.algorithms.transfer import order_by, predict_keypoints
 from distcorr.config import Config, EvaluationConfig, FlowConfig, NeighborsConfig
 from distcorr.data.features import FeatureStore
-from distcorr.data.run import Run, StageFolder
+from distcorr.data.run import CONFIG, Run, StageFolder
 from distcorr.data.store import META
 from distcorr.errors import DistcorrError
 from distcorr.types import Instance
@@ -96,8 +96,9 @@ def finished(run: Run, evaluation: EvaluationConfig | None = None) -> Finished:
     config = run.config()
     features, neighbors, transfer = map(run.finished, ("build-db", "neighbors", "transfer"))
     if not (config and features and neighbors and transfer):
-        raise DistcorrError(
-            f"{run} has no transfer that is finished and up to date.",
+        raise unfinished(
+            run,
+            f"{run} has no transfer that is finished and up to date",
             f"distcorr run -r {run}   makes it",
         )
     if evaluation:
@@ -109,6 +110,21 @@ def finished(run: Run, evaluation: EvaluationConfig | None = None) -> Finished:
     store = FeatureStore(features)
     methods = tuple(entry["methods"])
     return Finished(config, store, neighbors, transfer, flow, methods, asked)
+
+
+def unfinished(run: Run, words: str, hint: str) -> DistcorrError:
+    """That nothing can be read of a run, and why that may be, as far as its folder tells.
+
+    Args:
+        run: that lacks its settings or its stages.
+        words: what there is not.
+        hint: what makes it.
+    """
+    if not run.folder.exists(CONFIG):
+        words += f": there is no {CONFIG}"
+    elif run.manifest()["stages"]:
+        hint += "; if another version of distcorr made the run, this makes it anew"
+    return DistcorrError(f"{words}.", hint)
 
 
 def predictions(run: Run, evaluation: EvaluationConfig | None = None) -> pa.Table:

@@ -28,7 +28,7 @@ from distcorr.report import (
     locality,
 )
 from distcorr.report.counting import scores as scores
-from distcorr.report.predictions import Finished, combine, finished
+from distcorr.report.predictions import Finished, combine, finished, unfinished
 from distcorr.report.score import Score as Score
 from distcorr.report.score import gains
 from distcorr.report.score import per_cent as per_cent
@@ -103,8 +103,9 @@ def build(run: Run, evaluation: EvaluationConfig | None = None) -> Report:
     config, features = run.config(), run.finished("build-db")
     stages = {name: run.finished(name) for name in STAGES}
     if config is None or features is None or not any(stages.values()):
-        raise DistcorrError(
-            f"{run} has nothing to report: none of {', '.join(STAGES)} is finished and up to date.",
+        raise unfinished(
+            run,
+            f"{run} has nothing to report: none of {', '.join(STAGES)} is finished and up to date",
             f"distcorr run -r {run}   makes all; distcorr transfer or distcorr classify makes one",
         )
     config = dataclasses.replace(config, evaluation=evaluation or config.evaluation)
@@ -146,7 +147,7 @@ def build(run: Run, evaluation: EvaluationConfig | None = None) -> Report:
         rows,
         "; ".join(filter(None, (stamp["weights"], control))),
         stamp["data"],
-        notes,
+        list(dict.fromkeys(notes)),  # Tables 2 and 4 rest on the same
         config.evaluation.level,
         sections[0].predictions if made else None,
         found.predictions if found and found.rows else None,
@@ -201,7 +202,7 @@ def _detected(made: detection.Opened) -> _Section:
     rows, notes, predictions = detection.table4(made)
     asked = comparison.pairs(rows), made.evaluation, made.seed, "table4"
     more, said = comparison.rows(predictions, *asked)
-    rows, notes = rows + more, [*notes, *said]
+    rows, notes = rows + more, [*notes, *counting.few(counting.photographs_of(predictions)), *said]
     rows += detection_curves.eta_rows(made) + detection_curves.mining_rows(made)
     return _Section(rows, notes, predictions)
 

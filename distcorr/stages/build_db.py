@@ -10,13 +10,11 @@ already holds is not made again.
 from __future__ import annotations
 
 import itertools
-import json
 import os
-import warnings
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -32,10 +30,11 @@ from distcorr.data.storage import Folder
 from distcorr.data.store import Entry, Feature, TableStore
 from distcorr.data.weights import Weights
 from distcorr.errors import DistcorrError
-from distcorr.stages.cluster import Outcome, Session, attempt, limit_threads
+from distcorr.stages.cluster import Outcome, attempt, limit_threads
 from distcorr.stages.extract import INSTANCES, PHOTOGRAPHS, BuildShard, kind_of, mark_done
 from distcorr.stages.features import VERSION, load_network, wishes
 from distcorr.stages.pipeline import Context, Forecast, Summary, run_shards
+from distcorr.stages.pool import work_on_ray
 from distcorr.types import Dataset, Instance
 
 NAME = "build-db"
@@ -84,7 +83,7 @@ def run(context: Context) -> Summary:
             for shard in todo:
                 yield attempt(build, shard, (shard,))
         else:
-            yield from _work_on_ray(context.session, todo, make, job.weights)
+            yield from work_on_ray(context.session, todo, make, job.weights)
 
     return run_shards(context, job.stage, job.plan, work, {"store": _store_of(context)})
 
@@ -254,71 +253,3 @@ def _in_store(job: _Job, todo: Sequence[Shard]) -> Iterator[tuple[Shard, dict[st
             entries = {t: e[shard.stem] for t, e in found.items() if shard.stem in e}
             if len(entries) == len(features):
                 yield shard, entries
-
-
-# -- on Ray ------------------------------------------------------------------------------------
-
-_Make = Callable[[Weights | None], BuildShard]
-
-
-class _Actor:
-    """``BuildShard`` as Ray Data wants it: batches of columns in, batches of columns out."""
-
-    def __init__(self, make: _Make, weights: Any) -> None:
-        import ray
-
-        try:
-            self._build: Callable[[Shard], Any] = make(ray.get(weights))
-        except Exception as error:
-            # Raised by each shard instead: what a constructor raises, Ray tells in its own way.
-            self._build = partial(_fail, error)
-
-    def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
-        outcomes = []
-        for text in batch["shard"]:
-            fields = json.loads(str(text))
-            shard = Shard(**(fields | {"items": tuple(fields["items"])}))
-            outcomes.append(json.dumps(asdict(attempt(self._build, shard, (shard,)))))
-        return {"outcome": outcomes}
-
-
-def _fail(error: Exception, _: Shard) -> None:
-    raise error
-
-
-def _work_on_ray(
-    session: Session, todo: list[Shard], make: _Make, weights: Weights | None
-) -> Iterator[Outcome[Shard, Any]]:
-    import pyarrow as pa
-    import ray
-    import ray.data.exceptions
-
-    session.connect()
-    pool = session.pool()
-    rows = [pa.table({"shard": [json.dumps(asdict(shard))]}) for shard in todo]
-    # A Ray of our own has room for all of them at once; a cluster may have to grow first.
-    least = min(pool.actors, len(todo)) if session.address == "local" else 1
-    with warnings.catch_warnings():
-        # Bounding the replacements of a process that dies has no other way yet; Ray's default is
-        # to replace it for ever. The two arguments go in Ray 2.64, which pyproject.toml excludes.
-        warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
-        results = ray.data.from_arrow(rows).map_batches(
-            _Actor,
-            batch_size=1,
-            num_cpus=pool.cpus,
-            num_gpus=pool.gpus,
-            compute=ray.data.ActorPoolStrategy(min_size=least, max_size=pool.actors),
-            fn_constructor_args=(make, session.put(weights)),
-            max_restarts=session.compute.retries,
-            max_task_retries=session.compute.retries,
-        )
-    shards = {shard.index: shard for shard in todo}
-    try:
-        for row in results.iter_rows():
-            outcome = json.loads(row["outcome"])
-            shard = shards.pop(outcome["item"]["index"])
-            yield Outcome(shard, outcome["result"], outcome["error"], outcome["details"])
-    except (ray.exceptions.RayError, ray.data.exceptions.ExecutionTimeoutError) as error:
-        reason = f"Ray gave up: {str(error).strip().splitlines()[0]}"
-        for shard in shards.values():
-            yield Outcome(shard, None, reason, str(error))

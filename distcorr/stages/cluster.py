@@ -9,22 +9,23 @@ from __future__ import annotations
 import ctypes
 import functools
 import itertools
-import logging
 import math
 import os
 import platform
-import secrets
+import resource
 import socket
+import sys
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from distcorr.config import ComputeConfig
 from distcorr.data.run import inside_ray_job
 from distcorr.errors import DistcorrError
+from distcorr.stages import joining
+from distcorr.stages.room import Room, affordable
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -32,14 +33,34 @@ R = TypeVar("R")
 _AGAIN = 1.0  # s after which a cluster is asked for its size again; not in the paper
 
 
+class Effort(NamedTuple):
+    """What one try took, and where it was made; for logs, never for results.
+
+    Attributes:
+        seconds: of work.
+        ended: Unix time, by the clock of the worker's machine.
+        worker: "host:pid".
+        peak_mb: most memory that the worker has had so far, this item and those before it; MB.
+    """
+
+    seconds: float
+    ended: float
+    worker: str
+    peak_mb: float
+
+
 @dataclass(frozen=True)
 class Outcome(Generic[T, R]):
-    """What became of one item: a result, or the reason why there is none."""
+    """What became of one item: a result, or the reason why there is none.
+
+    ``effort`` is None where the process died.
+    """
 
     item: T
     result: R | None = None
     error: str = ""
     details: str = ""
+    effort: Effort | None = None
 
 
 class Resources(NamedTuple):
@@ -95,6 +116,7 @@ class Session:
         """
         self.compute = compute
         self.address = compute.address or ("auto" if inside_ray_job() else "local")
+        self.warn: Callable[[str], None] = _silent  # whoever shows warnings sets it
         self._connected = False
 
     @property
@@ -120,41 +142,7 @@ class Session:
         """
         if self._connected or self.inline:
             return
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
-        # Every actor pool logs an "error" about its constructor arguments to the terminal
-        # (ray#53727); what really fails reaches us as an exception.
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-        options: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
-        if self.address == "local":
-            _prepare_local()
-            options |= {
-                "address": "local",
-                "include_dashboard": False,
-                "num_cpus": self.compute.workers or os.cpu_count() or 1,
-            }
-        else:
-            options |= {"address": self.address}
-        import ray
-        import ray.data
-
-        try:
-            _knock(self.address)
-            if ray.is_initialized():  # by whoever uses distcorr as a library: theirs to shut down
-                return
-            ray.init(**options)
-        except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-            raise DistcorrError(
-                f"Cannot reach Ray at {self.address}: {str(error).splitlines()[0]}",
-                "--address local starts a Ray of its own, --address inline works without Ray; "
-                "a cluster with a token wants RAY_AUTH_MODE=token and the head node's token",
-            ) from error
-        context = ray.data.DataContext.get_current()
-        context.print_on_execution_start = False
-        context.enable_progress_bars = False
-        context.execution_options.preserve_order = False
-        logging.getLogger("ray.data").setLevel(logging.ERROR)
-        self._connected = True
+        self._connected = joining.join(self.address, self.compute.workers)
 
     def pool(self) -> Resources:
         """Actors for a Ray Data pool: one per worker asked for, per GPU, or per CPU."""
@@ -191,13 +179,18 @@ class Session:
         function: Callable[..., R],
         work: Iterable[tuple[T, tuple[Any, ...]]],
         gpus: float = 0.0,
+        memory: float = 0.0,
     ) -> Iterator[Outcome[T, R]]:
         """Run ``function(*arguments)`` for every ``(item, arguments)`` and yield as they finish.
 
         ``work`` is consumed lazily: as many items are in flight as workers are asked for, or two
         per CPU, so that arguments that ``put`` shares can be made one group at a time. An exception
         costs its item only; a process that dies is replaced ``compute.retries`` times. ``gpus`` is
-        the share of a GPU that each item takes.
+        the share of a GPU that each item takes, ``memory`` how many bytes it may need: Ray starts
+        no more of them on a node than fit; 0 if that is too little to matter.
+
+        Raises:
+            DistcorrError: no node has what an item takes, and none comes.
         """
         if self.inline:
             limit_threads()
@@ -207,8 +200,9 @@ class Session:
         self.connect()
         import ray
 
-        retries = self.compute.retries
-        remote = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=retries)(_remote_attempt)
+        room = self.room(gpus=gpus, memory=memory)
+        options = room.options() | {"max_retries": self.compute.retries}
+        remote = ray.remote(**options)(_remote_attempt)
         pending = iter(work)
         running: dict[Any, T] = {}
         limit, asked = 0, -math.inf
@@ -216,37 +210,57 @@ class Session:
             while True:
                 if time.monotonic() > asked + _AGAIN:  # a cluster grows and shrinks
                     asked = time.monotonic()
-                    limit = self.compute.workers or 2 * self._at_once(gpus)
+                    room.check()
+                    limit = self.compute.workers or 2 * room.places()
                 for item, arguments in itertools.islice(pending, max(0, limit - len(running))):
                     running[remote.remote(function, *arguments)] = item
                 if not running:
                     return
-                ready, _ = ray.wait(list(running), num_returns=1)
+                ready, _ = ray.wait(list(running), num_returns=1, timeout=_AGAIN)
                 for reference in ready:
-                    item = running.pop(reference)
-                    try:
-                        outcome = ray.get(reference)
-                        yield Outcome(item, outcome.result, outcome.error, outcome.details)
-                    except ray.exceptions.RayError as error:
-                        reason = str(error).strip().splitlines()[0]
-                        yield Outcome(item, None, f"its process died: {reason}", str(error))
+                    yield _outcome(running.pop(reference), reference)
         finally:
-            for reference in running:
+            # A Ray that is ours to leave ends them with us. To cancel what may end at the same
+            # moment crashes Ray 2.60: "Tried to complete task that was not pending".
+            for reference in running if not self._connected else ():
                 ray.cancel(reference, force=True)
 
-    def _at_once(self, gpus: float) -> int:
-        """How many items the cluster can work on at once."""
-        total = _resources()
-        places = total.get("GPU", 0) / gpus if gpus else total.get("CPU", 1)
-        return max(1, int(places))
+    def room(self, cpus: float = 1.0, gpus: float = 0.0, memory: float = 0.0) -> Room:
+        """Where tasks that take so much find room; of memory no more than the largest node has."""
+        self.connect()
+        need = {"CPU": cpus, "GPU": gpus}
+        if memory:
+            need["memory"] = affordable(memory, {k: v for k, v in need.items() if v}, self.warn)
+        return Room(need, self.address != "local", self.warn)
+
+
+def _outcome(item: T, reference: Any) -> Outcome[T, Any]:
+    """What became of an item whose task has ended."""
+    import ray
+
+    try:
+        return replace(ray.get(reference), item=item)
+    except ray.exceptions.RayError as error:
+        reason = str(error).strip().splitlines()[0]
+        return Outcome(item, None, f"its process died: {reason}", str(error))
 
 
 def attempt(function: Callable[..., R], item: T, arguments: tuple[Any, ...]) -> Outcome[T, R]:
     """``function(*arguments)``; whatever it raises costs this item and is reported with it."""
+    began = time.monotonic()
     try:
-        return Outcome(item, function(*arguments))
+        result = function(*arguments)
     except Exception as error:
-        return Outcome(item, None, describe(error), traceback.format_exc())
+        return Outcome(item, None, describe(error), traceback.format_exc(), _effort(began))
+    return Outcome(item, result, effort=_effort(began))
+
+
+def _effort(began: float) -> Effort:
+    unit = 1e6 if sys.platform == "darwin" else 1e3  # of ru_maxrss: bytes there, kB elsewhere
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+    worker = f"{socket.gethostname()}:{os.getpid()}"
+    seconds = time.monotonic() - began
+    return Effort(round(seconds, 3), round(time.time(), 3), worker, round(peak, 1))
 
 
 def _remote_attempt(function: Callable[..., R], *arguments: Any) -> Outcome[None, R]:
@@ -255,15 +269,8 @@ def _remote_attempt(function: Callable[..., R], *arguments: Any) -> Outcome[None
     return attempt(function, None, arguments)
 
 
-def _knock(address: str) -> None:
-    """Fail within seconds where nobody listens; Ray would try for many minutes.
-
-    Raises:
-        OSError: no connection to the ``host:port`` of the address.
-    """
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if port.isdigit():
-        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+def _silent(_: str) -> None:
+    """Nobody listens."""
 
 
 def _resources() -> dict[str, float]:
@@ -279,15 +286,3 @@ def describe(error: BaseException) -> str:
         return error.message
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
-
-
-def _prepare_local() -> None:
-    """Settings of a Ray of our own: on loopback, with a token that lives in this process only.
-
-    Without a token Ray writes one to the user's home folder, which changes how their next
-    ``ray start`` behaves.
-    """
-    os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
-    configured = {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_AUTH_MODE"} & os.environ.keys()
-    if not configured and not Path("~/.ray/auth_token").expanduser().exists():
-        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)

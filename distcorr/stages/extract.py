@@ -68,8 +68,12 @@ class BuildShard:
         versions = {name: importlib.metadata.version(name) for name in ("distcorr", "torch")}
         self._made_with = versions | {"device": device}
 
-    def __call__(self, shard: Shard) -> dict[str, Any]:
+    def __call__(self, shard: Shard, killers: Mapping[str, str] | None = None) -> dict[str, Any]:
         """Write those of the shard's parts that the store lacks, then the shard's marker.
+
+        Args:
+            shard: what to build.
+            killers: items that are left out, and why: nobody looks at them.
 
         Returns:
             For the log: rows, parts that were there, dead letters, notes, seconds, and when and
@@ -81,10 +85,9 @@ class BuildShard:
         missing = [w for w in mine if entries[w.feature.folder] is None]
         notes: list[str] = []
         if missing:
-            make = self._of_instances if shard.kind == INSTANCES else self._of_photographs
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always", SmallerBatchWarning)
-                made = make(shard, missing)
+                made = self._make(shard, missing, killers or {})
             notes = [f"{w.message}; the last bits may differ" for w in caught]
             made_with = self._made_with | ({"note": notes[0]} if notes else {})
             for rows in made:
@@ -104,23 +107,38 @@ class BuildShard:
             "worker": f"{socket.gethostname()}:{os.getpid()}",
         }
 
+    def try_alone(self, shard: Shard, item: str) -> None:
+        """All that ``__call__`` would do with one item of the shard, but for writing it."""
+        mine = [w for w in self._wanted if kind_of(w) == shard.kind]
+        missing = [w for w in mine if self._store.find(w.feature.folder, shard.stem) is None]
+        self._make(replace(shard, items=(item,)), missing, {})
+
+    def _make(
+        self, shard: Shard, wanted: Sequence[Wanted], killers: Mapping[str, str]
+    ) -> list[Rows]:
+        make = self._of_instances if shard.kind == INSTANCES else self._of_photographs
+        return make(shard, wanted, killers)
+
     # -- boxes ---------------------------------------------------------------------------------
 
-    def _of_instances(self, shard: Shard, wanted: Sequence[Wanted]) -> list[Rows]:
+    def _of_instances(
+        self, shard: Shard, wanted: Sequence[Wanted], killers: Mapping[str, str]
+    ) -> list[Rows]:
         sides = sorted({w.side for w in wanted})
         # Without context too: the box itself says who is left out, whatever else is missing.
         contexts = sorted({0.0, *(w.context for w in wanted)})
         views = list(itertools.product(contexts, sides))
         cuts: dict[tuple[float, int], list[Images]] = {view: [] for view in views}
         kept: list[Instance] = []
-        dead: list[DeadLetter] = []
+        instances = [self._instances[i] for i in shard.items]
+        dead = [DeadLetter(i.id, i.image, killers[i.id]) for i in instances if i.id in killers]
+        instances = [i for i in instances if i.id not in killers]
 
         def cut(members: list[Instance]) -> list[list[Images] | str]:
             shown = [replace(i, box=with_context(i.box, c)) for c in contexts for i in members]
             found = crops(self._photographs, shown, self._checksums[members[0].image], sides)
             return [_joined(found[at :: len(members)]) for at in range(len(members))]
 
-        instances = [self._instances[i] for i in shard.items]
         # Instances of one photograph stand together, so each file is decoded once.
         groups = [list(g) for _, g in itertools.groupby(instances, key=lambda i: i.image)]
         for group, found in zip(groups, ahead(self._readers, cut, groups), strict=True):
@@ -144,8 +162,13 @@ class BuildShard:
 
     # -- whole photographs -----------------------------------------------------------------------
 
-    def _of_photographs(self, shard: Shard, wanted: Sequence[Wanted]) -> list[Rows]:
-        rows = {w: Rows(w) for w in wanted}
+    def _of_photographs(
+        self, shard: Shard, wanted: Sequence[Wanted], killers: Mapping[str, str]
+    ) -> list[Rows]:
+        dead = [
+            DeadLetter(image, image, killers[image]) for image in shard.items if image in killers
+        ]
+        rows = {w: Rows(w, list(dead)) for w in wanted}
         photographs: list[tuple[Scene, Images]] = []
 
         def see(place_and_image: tuple[int, str]) -> tuple[Scene, Images] | str:
@@ -153,9 +176,8 @@ class BuildShard:
             longest = self._config.features.photo_side
             return seen(self._photographs, place, image, self._checksums[image], longest)
 
-        for image, found in zip(
-            shard.items, ahead(self._readers, see, list(enumerate(shard.items))), strict=True
-        ):
+        places = [(n, image) for n, image in enumerate(shard.items) if image not in killers]
+        for (_, image), found in zip(places, ahead(self._readers, see, places), strict=True):
             if not isinstance(found, str):
                 photographs.append(found)
                 continue

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import itertools
-import json
 import platform
 import time
 from collections import Counter
@@ -15,10 +14,12 @@ from typing import Any, NamedTuple, Protocol
 
 import distcorr
 from distcorr.config import Config, difference, digest
+from distcorr.data import lock
 from distcorr.data.features import FeatureStore
 from distcorr.data.run import Run, Shard, StageFolder
 from distcorr.errors import PARTIAL, DistcorrError
 from distcorr.stages.cluster import Outcome, Session
+from distcorr.stages.log import ShardLog
 
 
 class Stage(NamedTuple):
@@ -155,6 +156,9 @@ class Context:
     session: Session
     progress: Progress = field(default_factory=Silent)
 
+    def __post_init__(self) -> None:
+        self.session.warn = self.progress.warn
+
 
 class Forecast(NamedTuple):
     """What a stage would do: shards in all and left to do; None while its needs are unmet."""
@@ -170,12 +174,13 @@ def run_stage(name: str, context: Context) -> Summary:
     """Run one stage, or only what is left of it.
 
     Raises:
-        DistcorrError: a stage that it needs is unfinished (exit code 2), or some shards failed
-            (exit code 4) after all the others were done.
+        DistcorrError: a stage that it needs is unfinished, or another process works on the run
+            (exit code 2); or some shards failed (exit code 4) after all the others were done.
     """
-    if STAGES[name].needs:
-        _refuse_other_features(name, context)
-    summary: Summary = importlib.import_module(STAGES[name].module).run(context)
+    with lock.held(context.run.folder, say=context.progress.say):
+        if STAGES[name].needs:
+            _refuse_other_features(name, context)
+        summary: Summary = importlib.import_module(STAGES[name].module).run(context)
     return summary
 
 
@@ -265,6 +270,7 @@ def run_shards(
     work: Callable[[list[Shard]], Iterator[Outcome[Shard, Any]]],
     facts: Mapping[str, Any] | None = None,
     items: int = 0,
+    weight: Callable[[Shard], float] | None = None,
 ) -> Summary:
     """Do what is left of a plan, then mark the stage done.
 
@@ -275,6 +281,8 @@ def run_shards(
         work: does the given shards, and yields an outcome for each as it finishes.
         facts: what else the manifest is to say of the stage.
         items: of which some may be left out; as many as the shards name, if not given.
+        weight: how long a shard takes, in any unit. The longest are begun first, so that no worker
+            is left alone with one at the end; the plan's order, if not given.
 
     Raises:
         DistcorrError: some shards failed; the others are done and stay (exit code 4).
@@ -282,6 +290,8 @@ def run_shards(
     began = time.monotonic()
     stamp = time.strftime("%Y%m%d-%H%M%S")
     todo = stage.todo(plan)
+    if weight:
+        todo.sort(key=lambda shard: (-weight(shard), shard.index))
     entry = {
         "key": stage.key,
         "shards": len(plan),
@@ -294,25 +304,23 @@ def run_shards(
         context.run.record(stage.name, entry)
     context.progress.start(stage.name, len(plan), len(plan) - len(todo))
     failures: list[Outcome[Shard, Any]] = []
-    lines: list[str] = []
+    log = ShardLog(context.run.folder, f"logs/{stage.name}-{stage.key}-{stamp}.jsonl")
     said: set[str] = set()
     try:
         for outcome in work(todo) if todo else ():
+            lock.check(context.run.folder)
             if outcome.error:
                 failures.append(outcome)
-            line = {"shard": outcome.item.index, "error": outcome.error}
-            lines.append(json.dumps(line | {"result": outcome.result, "details": outcome.details}))
+            log.add(outcome)
             context.progress.advance(bool(outcome.error))
             for note in (outcome.result or {}).get("notes", ()):
                 if note not in said:
                     said.add(note)
                     context.progress.warn(note)
     finally:
-        if lines:
-            name = f"logs/{stage.name}-{stage.key}-{stamp}.jsonl"
-            context.run.folder.write(name, ("\n".join(lines) + "\n").encode())
+        log.save()
     if failures:
-        causes = sorted({f.error for f in failures})
+        causes = sorted({f.error: _named(f) for f in failures}.values())
         raise DistcorrError(
             f"{len(failures)} of {len(plan)} shards of {stage.name} failed: {'; '.join(causes[:3])}"
             + (f" and {len(causes) - 3} other causes" if len(causes) > 3 else ""),
@@ -342,6 +350,15 @@ def run_shards(
             f"{letters[0].error} (all of them: distcorr status -v -r {context.run})"
         )
     return summary
+
+
+def _named(failure: Outcome[Shard, Any]) -> str:
+    """Why a shard failed; where its process died, which items it had, as one of them may kill."""
+    items = failure.item.items
+    if failure.effort or not items:
+        return failure.error
+    which = items[0] + (f" to {items[-1]}" if len(items) > 1 else "")
+    return f"{failure.error} (shard {failure.item.index}: {which})"
 
 
 def refuse_too_many_dead(stage: StageFolder, items: int) -> None:

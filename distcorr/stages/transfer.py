@@ -24,12 +24,13 @@ import pyarrow as pa
 from distcorr.algorithms.crop import from_square, to_square
 from distcorr.algorithms.flow import align_many, unit_norm
 from distcorr.algorithms.transfer import carry, push
-from distcorr.config import FlowConfig, digest
+from distcorr.config import FlowConfig
 from distcorr.data.features import FeatureStore
 from distcorr.data.run import DeadLetter, Shard, StageFolder
 from distcorr.data.store import META, HalfArray
 from distcorr.errors import MISSING, DistcorrError
 from distcorr.stages.cluster import Outcome
+from distcorr.stages.pairs import Neighbors, Pairs, chunks
 from distcorr.stages.pipeline import (
     Context,
     Forecast,
@@ -50,7 +51,7 @@ NAME = "transfer"
 HELD = 512_000_000
 
 _Doubles = npt.NDArray[np.float64]
-_Neighbors = dict[str, list[tuple[str, float]]]
+_Neighbors = Mapping[str, Pairs]
 _SIFT = re.compile(r"sift(\d+)")
 
 
@@ -65,7 +66,7 @@ class _Job:
     features: StageFolder
     stage: StageFolder
     plan: list[Shard]
-    neighbors: _Neighbors
+    neighbors: Neighbors
     tables: dict[str, str]  # layer -> its feature table
     methods: dict[str, str]  # layer -> what its flow is called
 
@@ -104,7 +105,7 @@ def run(context: Context) -> Summary:
         "flow": asdict(flow) | {"features": list(flow.features)},
         "methods": list(job.methods.values()),
     }
-    pairs = sum(len(job.neighbors[target]) for shard in job.plan for target in shard.items)
+    pairs = sum(job.neighbors.count(shard.items) for shard in job.plan)
     return run_shards(context, job.stage, job.plan, work, facts, pairs)
 
 
@@ -138,25 +139,19 @@ def _prepare(context: Context) -> _Job:
             "distcorr neighbors with the same settings finds others; distcorr run does both",
         )
     flow, store = context.config.flow, FeatureStore(features)
-    neighbors: _Neighbors = defaultdict(list)
-    same = {i.id: i.id for i in store.instances}  # one string per instance, not one per pair
-    for table in pairs.folder.iter_tables(pairs.parts("pairs")):
-        for row in table.to_pylist():  # in rank order
-            neighbors[same[row["target"]]].append((same[row["neighbor"]], row["cosine"]))
+    found = pairs.folder.iter_tables(pairs.parts("pairs"), ("target", "neighbor", "cosine"))
+    neighbors = Neighbors([i.id for i in store.instances], found)
     stage = context.run.stage(NAME, stage_key(NAME, VERSION, context))
     tables = store.aligned(flow)
-    plan: list[Shard] = []
-    for layer, category in itertools.product(tables, sorted(store.keypoint_names)):
+    cut: list[tuple[tuple[str, ...], dict[str, str]]] = []
+    for category in sorted(store.keypoint_names):
         if not store.members(category, "train"):
             continue  # nothing to learn from: the report says so
         members = store.members(category, context.config.neighbors.split)
-        targets = [i.id for i in flow.chosen(members)]
-        # Targets that share their nearest neighbours stand together, and so are read together.
-        targets.sort(key=lambda target: ([n for n, _ in neighbors[target]], target))
-        for start in range(0, len(targets), flow.shard):
-            chunk = targets[start : start + flow.shard]
-            inputs = digest([layer, [[t, neighbors[t]] for t in chunk]])[:16]
-            plan.append(Shard(len(plan), inputs, tuple(chunk), layer))
+        targets = neighbors.together([i.id for i in flow.chosen(members)])
+        cut += chunks(targets, neighbors, flow.shard, list(tables))
+    pieces = enumerate(itertools.product(tables, cut))
+    plan = [Shard(n, inputs[layer], chunk, layer) for n, (layer, (chunk, inputs)) in pieces]
     return _Job(store, features, stage, plan, neighbors, tables, _methods(tables))
 
 

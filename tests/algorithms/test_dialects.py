@@ -105,6 +105,24 @@ def test_every_definition_says_where_it_comes_from() -> None:
     assert [d.name for d in DIALECTS.values() if d.error] == ["willow-padded"]
 
 
+def test_dialects_of_equal_rules_score_alike_and_others_do_not() -> None:
+    """Over random points: as many different results as there are rules."""
+    every = list(DIALECTS.values())
+    found = evaluate({"": drawn(3, 80)}, every, (0.1, 0.2, 0.3, 0.4, 0.5), resamples=0)
+    rules: dict[Dialect, set[tuple[float, ...]]] = {}
+    for dialect in every:
+        values = tuple(np.round(found["", dialect.name].value, 9).tolist())
+        rules.setdefault(dialect.rule, set()).add(values)
+    assert all(len(values) == 1 for values in rules.values())
+    right = [d for d in every if not d.error]
+    assert (len(right), len({d.rule for d in right})) == (18, 15)
+    assert [d.name for d in every if not d.published] == ["long2014-plus1", "long2014-500"]
+    assert "Yang & Ramanan 2013" in DIALECTS["vk"].source
+    # What a side changes: whole px, and a padding of 1 px.
+    for name in ("probe3d", "willow-padded"):
+        assert replace(DIALECTS[name], side=100).rule != DIALECTS[name].rule
+
+
 # -- against plain loops -----------------------------------------------------------------------
 
 

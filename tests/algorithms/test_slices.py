@@ -6,7 +6,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distcorr.algorithms import pck
-from distcorr.algorithms.slices import SIZES, counts_by_slice, size_class, terciles
+from distcorr.algorithms.slices import (
+    SIZES,
+    TRUNCATION,
+    counts_by_slice,
+    size_class,
+    terciles,
+    truncation,
+)
 
 seeds = st.integers(0, 2**32 - 1)
 
@@ -24,6 +31,13 @@ def test_thirds():
 def test_equal_sizes_are_of_one_class():
     assert set(size_class([7, 7, 7], terciles([7, 7, 7])).tolist()) == {0}
     assert size_class([5], terciles([5])).tolist() == [0]
+
+
+def test_truncation_is_what_the_annotations_say():
+    assert [TRUNCATION[n] for n in truncation([True, None, False])] == [
+        *("truncated", "unknown", "whole")
+    ]
+    assert truncation([]).tolist() == []
 
 
 @given(st.lists(st.integers(1, 500), min_size=3, max_size=80, unique=True))

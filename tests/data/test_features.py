@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -87,6 +90,40 @@ def test_a_photograph_too_small_for_a_layer_costs_no_instance(store: FeatureStor
 def test_rows_of_photographs_come_part_by_part(store: FeatureStore) -> None:
     (part,) = store.parts("points/conv4")
     assert part["keypoint"].to_pylist() == ["eye"]
+
+
+def test_instances_are_read_when_asked_for_and_travel_as_they_are(store: FeatureStore) -> None:
+    assert "instances" not in vars(store)
+    assert store.main["grids"] == CONV4.folder  # needs none
+    assert "instances" not in vars(store)
+    with pytest.raises(AttributeError, match="nothing"):
+        _ = store.nothing  # type: ignore[attr-defined]
+    assert len(store.instances) == 4
+    lean = copy.copy(store)
+    lean.instances = []
+    sent = pickle.loads(pickle.dumps(lean))
+    assert sent.instances == sent.members("bird", "train") == []
+    assert sent.read("grids/conv4", ["i3"])[0] == ["i3"]
+    assert len(store.instances) == 4
+
+
+def test_a_category_and_a_split_are_found_wherever_they_stand(store: FeatureStore) -> None:
+    stage = store._stage
+    groups = [("cat", "val"), ("bird", "train"), ("cat", "val"), ("bird", "val"), ("bird", "train")]
+    drawn = [
+        replace(instance(k), category=category, split=split)
+        for k, (category, split) in enumerate(groups)
+    ]
+    table = datasets.to_table(Dataset("d", "", tuple(drawn), NAMES))
+    FeatureStore.write_instances(stage, table, SHARDS | {"i4": "s1"}, SHAS, FACTS)
+    every, birds = FeatureStore(stage), FeatureStore(stage, "bird")
+    for group in {*groups, ("cow", "val")}:
+        wanted = [i.id for i in drawn if (i.category, i.split) == group and i.id != "i2"]
+        assert [i.id for i in every.members(*group)] == wanted
+        here = wanted if group[0] == "bird" else []
+        assert [i.id for i in birds.members(*group)] == here
+    assert birds.checksums == {"p.jpg": "abc"}
+    assert set(birds._stems) == {"i1", "i3", "i4"}
 
 
 def test_what_is_not_there_is_an_error(store: FeatureStore) -> None:

@@ -111,7 +111,7 @@ def test_our_own_predictions_are_read_as_they_are(tmp_path: Path) -> None:
     pq.write_table(table, tmp_path / "predictions.parquet")
     found = read(str(tmp_path / "predictions.parquet"))
     assert found.methods == ("flow", "copy")
-    assert found.notes == ("Nothing, or nothing finite, is predicted in 1 rows: wrong.",)
+    assert found.notes == ("Nothing, or nothing finite, is predicted in 1 row: wrong.",)
     assert not found.lacks(frozenset({"scale"}))
 
 
@@ -197,22 +197,60 @@ def test_what_is_not_finite_is_no_prediction(tmp_path: Path) -> None:
 def test_lengths_that_some_rows_lack_are_not_there(tmp_path: Path) -> None:
     found = read(write(changed(framed(rows()), {3: {"image_width": None}}), tmp_path / "p.csv"))
     assert found.lacks(frozenset({"size"})) == (
-        "image_width, image_height (image_width is empty in 1 rows)"
+        "image_width, image_height (image_width is empty in 1 row)"
     )
     assert not found.lacks(frozenset({"box"}))
 
 
 def test_a_scale_that_is_not_the_box(tmp_path: Path) -> None:
-    at = {n: {"scale": 41.0} for n in range(6)} | {8: {"scale": 7.0}}
+    whole = {n: {"scale": 41.0} for n in (*range(6), *range(12, 18))}
+    at = whole | {n: {"scale": 7.0} for n in (*range(6, 9), *range(18, 21))}
     found = read(write(changed(framed(rows()), at), tmp_path / "p.csv"))
     assert found.notes == (
-        "scale is not max(h, w) of the box in 7 rows, larger by 1 px in 6: the box is used.",
+        "scale is not max(h, w) of the box in 18 rows, larger by 1 px in 12: the box is used.",
     )
 
 
 def test_methods_on_other_keypoints(tmp_path: Path) -> None:
     found = read(write(rows()[:-2], tmp_path / "p.csv"))
-    assert found.notes == ("Methods lack rows that others have, of 12: copy 2.",)
+    lacking = "Methods lack rows that others have, of 12: copy 2."
+    assert found.notes == (lacking,)
+    assert {name: len(points.true) for name, points in found.of().items()} == {
+        "flow": 12,
+        "copy": 10,
+    }
+    shared = found.shared()
+    assert {len(points.true) for points in shared.of().values()} == {10}
+    words = (
+        "Scored: the 10 keypoints that all 2 methods have; --method scores one by all that it has."
+    )
+    assert shared.notes == (lacking, words)
+    for name in ("instance", "keypoint", "category"):
+        flow, copy = (getattr(shared.of()[method], name).tolist() for method in ("flow", "copy"))
+        assert flow == copy
+    alone = found.shared(["flow"])
+    assert (alone.methods, len(alone), alone.notes) == (("flow",), 12, (lacking,))
+
+
+def test_methods_with_the_same_keypoints_keep_all_of_them(tmp_path: Path) -> None:
+    found = read(write(rows(), tmp_path / "p.csv"))
+    assert found.shared() is found
+    three = read(write(rows(("a", "b", "c"))[:-2], tmp_path / "q.csv"))
+    assert len(three.shared(["a", "b"])) == 24  # what c lacks does not matter
+    assert three.shared(["a", "b"]).notes == three.notes
+
+
+def test_a_category_that_one_method_leaves_out(tmp_path: Path) -> None:
+    found = rows()
+    without = [row for row in found if (row["method"], row["category"]) != ("copy", "dog")]
+    shared = read(write(without, tmp_path / "p.csv")).shared()
+    assert shared.names["category"][0] == ["cat"]
+    assert "the 6 keypoints that all 2 methods have, without dog" in shared.notes[-1]
+    apart = [row for row in found if (row["method"] == "flow") == (row["category"] == "dog")]
+    with pytest.raises(DistcorrError, match="no keypoint in common"):
+        read(write(apart, tmp_path / "q.csv")).shared()
+    with pytest.raises(DistcorrError, match="Did you mean 'flow'"):
+        read(write(apart, tmp_path / "q.csv")).shared(["flwo"])
 
 
 # -- what is wrong -----------------------------------------------------------------------------
@@ -287,7 +325,7 @@ def test_an_instance_in_two_places(tmp_path: Path) -> None:
     refused(
         changed(rows(), {0: {"image": "other.jpg"}, 3: {"category": "cow"}}),
         tmp_path,
-        "1 instances have more than one image; 1 instances have more than one category",
+        "1 instance has more than one image; 1 instance has more than one category",
     )
 
 
@@ -295,8 +333,25 @@ def test_methods_with_different_annotations(tmp_path: Path) -> None:
     refused(
         changed(rows(), {12: {"true_x": 11.0}}),
         tmp_path,
-        "methods have different annotations in 1 rows",
+        "methods have different annotations in 1 row",
     )
+
+
+def test_methods_with_their_own_lengths(tmp_path: Path) -> None:
+    """One that is scored by larger boxes than another would seem the better one."""
+    larger = [row | {"scale": 60.0} if row["method"] == "copy" else row for row in rows()]
+    for name in ("p.csv", "p.parquet", "p.json"):
+        write(larger, path := tmp_path / name)
+        words = "scale differs within an instance in 12 rows"
+        refused(path.read_bytes(), tmp_path, words, name=f"q{path.suffix}")
+    at = {12: {"box_x1": 33.0}, 1: {"image_width": 301}}
+    refused(
+        changed(framed(rows()), at),
+        tmp_path,
+        "box_x1 differs within an instance in 1 row; image_width differs within an instance in 1",
+    )
+    near = {12: {"scale": 40.0 + 4e-6}}  # as float32 has it
+    assert len(read(write(changed(rows(), near), tmp_path / "near.csv"))) == 24
 
 
 @pytest.mark.parametrize("scale", [0.0, -3.0, float("inf")])
@@ -308,10 +363,13 @@ def test_lengths_that_are_none(scale: float, tmp_path: Path) -> None:
     refused(
         changed(framed(rows()), at),
         tmp_path,
-        "box_x1 is not above box_x0 in 1 rows",
+        "box_x1 is not above box_x0 in 1 row",
         "image_height is not above 0 px",
         name="p.csv",
     )
+    ends = dict.fromkeys(("box_x0", "box_x1"), np.inf)
+    words = "box_x1 is not above box_x0 in 1 row"
+    refused(changed(framed(rows()), {0: ends}), tmp_path, words, name="p.csv")
 
 
 def test_nothing_to_score(tmp_path: Path) -> None:
@@ -327,16 +385,22 @@ def test_nothing_to_score(tmp_path: Path) -> None:
     ("content", "words"),
     [
         (b"\x89PNG\r\n\x1a\n\0\0", "neither Parquet nor CSV nor JSON"),
-        (b"\xff\xfe\xfa", "neither Parquet nor CSV nor JSON"),
+        (b"\xff\xfe\xfa", "its byte 0 is not UTF-8"),
+        ("image,keypoint\nmüsli.jpg,eye\n".encode("latin-1"), "its byte 16 is not UTF-8"),
+        ("x,y\n".encode("utf-16"), "neither Parquet nor CSV nor JSON"),
+        (b"\xef\xbb\xbf", "cannot be read as CSV"),
         (b"PAR1 and then nothing", "cannot be read as Parquet"),
         (b"[{", "cannot be read as JSON"),
         (b"[" * 100_000, "cannot be read as JSON"),
         (b'{"x": 1}\n{"x"', "cannot be read as JSON"),
         (b"[1, 2]", "2 of its 2 rows are no objects"),
         (b'{"x": {"0": 1.5}}', "JSON by columns"),
+        (b'{"x": [1.5, 2.5]}', "JSON by columns"),
+        (b'{"predictions": [{"x": 1}]}', "JSON with its rows in 'predictions'"),
         (b"a,b\n1,2,3\n", "cannot be read as CSV"),
         (b"x,y,x\n1,2,3\n", "1 columns more than once: 'x'"),
-        (b"a shopping list", "lacks 6 of 6"),
+        (b"a shopping list", "it has a shopping list (read as CSV)."),
+        (b'[{"a": 1}]', "it has a (read as JSON)."),
         (b"\r\n,\n", "1 columns more than once: ''"),
         (b"x" * 1_000_000, "cannot be read as CSV"),
     ],
@@ -351,6 +415,8 @@ def test_no_file(tmp_path: Path) -> None:
     assert error.value.exit_code == MISSING
     with pytest.raises(DistcorrError, match="no file of predictions"):
         read(str(tmp_path))
+    with pytest.raises(DistcorrError, match="name of the file of predictions is empty"):
+        read("")
 
 
 def test_an_unknown_method(tmp_path: Path) -> None:

@@ -144,7 +144,8 @@ def test_config_and_manifest_round_trip(tmp_path: Path) -> None:
     run.record("build-db", {"key": "k0"})
     run.record("transfer", {"key": "k1"})
     assert run.config() == config
-    assert run.manifest() == {"stages": {"build-db": {"key": "k0"}, "transfer": {"key": "k1"}}}
+    stages = {"build-db": {"key": "k0"}, "transfer": {"key": "k1"}}
+    assert run.manifest() == {"format": 1, "stages": stages}
     current = run.current("transfer")
     assert current is not None
     assert current.key == "k1"

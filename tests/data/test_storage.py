@@ -110,11 +110,12 @@ def test_paths_become_absolute(tmp_path, monkeypatch):
     assert Folder(f"file://{tmp_path}").uri == str(tmp_path)
 
 
-def test_an_unknown_scheme_hides_secrets():
+def test_an_unknown_scheme_hides_its_query():
     with pytest.raises(DistcorrError, match="Cannot open") as caught:
-        Folder("nosuch://user:secret@host/x?key=secret")
+        Folder("nosuch://user@host/x?key=secret")
     assert caught.value.exit_code == USAGE
     assert "//host/x" in caught.value.message
+    assert "secret" not in str(caught.value)
 
 
 def test_an_object_store_is_read_ahead_and_in_order(tmp_path):
@@ -140,10 +141,51 @@ def test_an_object_store_is_read_ahead_and_in_order(tmp_path):
         next(found)
 
 
-def test_s3_uris_ask_for_single_puts_and_hide_their_secrets():
-    folder = Folder("s3://key:secret@bucket/a?region=us-east-1&endpoint_override=127.0.0.1:1")
+NOWHERE = "region=us-east-1&scheme=http&endpoint_override=127.0.0.1:1"
+
+
+def test_s3_uris_show_no_query_and_keep_it():
+    folder = Folder(f"s3://bucket/a?{NOWHERE}")
     assert str(folder) == "s3://bucket/a"
     assert not folder.is_local
     assert str(folder / "b") == "s3://bucket/a/b"
+    assert (folder / "b").uri == f"s3://bucket/a/b?{NOWHERE}"
+    assert pickle.loads(pickle.dumps(folder)).uri == folder.uri
+
+
+def test_options_of_an_s3_uri_are_known_or_refused(monkeypatch):
+    with pytest.raises(DistcorrError, match=r"unknown option 'regoin'. Did you mean 'region'"):
+        Folder("s3://bucket/a?regoin=secret")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1/")
+    assert Folder("s3://bucket/a?region=eu-west-1")._fs.region == "eu-west-1"
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-west-2")
+    assert Folder("s3://other/a")._fs.region == "eu-west-2"
+    assert Folder("s3://bucket/my%20runs")._root == "bucket/my runs"
+
+
+@pytest.mark.parametrize("uri", [f"s3://?{NOWHERE}", "s3:///a", "gs://"])
+def test_a_uri_without_a_bucket(uri):
     with pytest.raises(DistcorrError, match=r"names no bucket|Cannot open"):
-        Folder("s3://?region=us-east-1")
+        Folder(uri)
+
+
+def test_what_does_not_answer_is_said(tmp_path):
+    folder = Folder(f"s3://bucket/a?{NOWHERE}&anonymous=true")
+    with pytest.raises(DistcorrError, match=r"Cannot look into s3://bucket/a: .*NETWORK") as caught:
+        folder.exists()
+    assert caught.value.exit_code == MISSING
+    with pytest.raises(OSError, match="NETWORK_CONNECTION"):  # another try may succeed
+        folder.read("x")
+
+
+def test_google_cloud_storage_as_far_as_it_goes_without_it():
+    """Its URIs, and that it gives up; that it stores anything is not tested."""
+    where = "scheme=http&endpoint_override=127.0.0.1:1"
+    folder = Folder(f"gs://anonymous@bucket/a?{where}&retry_limit_seconds=1")
+    assert not folder.is_local
+    assert str(folder / "b") == "gs://bucket/a/b"
+    with pytest.raises(DistcorrError, match="Cannot look into gs://bucket/a: ") as caught:
+        folder.exists("x")
+    assert len(caught.value.message) < 400
+    with pytest.raises(DistcorrError, match="Cannot open"):
+        Folder("gs://bucket/a?nosuch=option")

@@ -1,11 +1,12 @@
 """The reader against small data sets written here, each with one trap of the real one."""
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from distcorr.data import voc
+from distcorr.data import datasets, voc
 from distcorr.errors import MISSING, USAGE, DistcorrError
 from distcorr.types import Box
 from tests.data.voc_writer import BASE, Voc, good
@@ -264,6 +265,37 @@ def test_limit_is_even_and_per_split(data):
     assert ids == ["2011_000001#0", "2011_000010#0", "2011_000013#0", "2011_000016#0"]
     with pytest.raises(DistcorrError, match="limit must be 0"):
         data.load(limit=-1)
+
+
+def test_truncated_is_as_voc_says(data):
+    names = {"2011_000010": "1", "2011_000011": " 0 ", "2011_000012": "", "2011_000013": "yes"}
+    data.lists("val.txt", *names)
+    for name, flag in names.items():
+        good(data, name, split="other.txt")
+        path = data.base / f"Annotations/{name}.xml"
+        told = f"<difficult>0</difficult><truncated>{flag}</truncated>"
+        path.write_text(path.read_text().replace("<difficult>0</difficult>", told))
+    dataset = data.load()
+    flags = {i.id: i.truncated for i in dataset.instances}
+    assert flags == {
+        **{"2011_000001#0": None, "2011_000010#0": True, "2011_000011#0": False},
+        **{"2011_000012#0": None, "2011_000013#0": None},
+    }
+    table = datasets.to_table(dataset)
+    assert [i.truncated for i in datasets.from_table(table)] == list(flags.values())
+
+
+def test_without_flags_the_instance_table_is_as_ever(data):
+    dataset = data.load()
+    table = datasets.to_table(dataset)
+    assert table.column_names == [
+        *("id", "image", "category", "split", "box", "keypoints", "visible")
+    ]
+    assert datasets.from_table(table)[0].truncated is None
+    told = replace(dataset.instances[0], truncated=True)
+    more = replace(dataset, instances=(told,))
+    assert datasets.fingerprint(more) == datasets.fingerprint(dataset)  # no key changes
+    assert datasets.to_table(more).drop_columns("truncated").equals(table)
 
 
 @pytest.mark.photos

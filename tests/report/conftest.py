@@ -10,6 +10,7 @@ import pytest
 from distcorr.cli.common import draw
 from distcorr.data.run import Run
 from distcorr.report import page, tables
+from distcorr.stages.export import export
 
 
 @pytest.fixture(scope="session")
@@ -18,6 +19,7 @@ def drawn(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("drawn") / "toy run"  # a blank in its path
     shutil.copytree(finished, folder)
     run = Run(str(folder))
+    export(run)
     built = tables.build(run)
     tables.save(built, run)
     draw(run)

@@ -262,7 +262,7 @@ def test_sizes_are_thirds_of_all_instances(
         for row in expected:
             if row["table"] == "table2":
                 keys = {n: row[n] for n in ("method", "category", "alpha", "value", "n")}
-                found = only(both[0], table="table2-slices", size=size, **keys)
+                found = only(both[0], table="table2-slices", slice=size, **keys)
                 assert found["low"] <= row["value"] <= found["high"]
 
 
@@ -274,7 +274,58 @@ def test_categories_without_large_instances_are_named() -> None:
     rows, notes = made(table(found))
     assert notes[-1].endswith("; medium: bus; large: bus.")
     sliced = [row for row in rows if row["table"] == "table2-slices" and row["category"] == "bus"]
-    assert {row["size"] for row in sliced} == {"small"}
+    assert {row["slice"] for row in sliced} == {"small"}
+
+
+def test_truncated_and_whole_instances_are_counted_apart(
+    predictions: pa.Table, both: tuple[list[Row], list[str]]
+) -> None:
+    ids = sorted({r["instance"] for r in predictions.to_pylist()})
+    flags = {name: [True, False, None][n % 3] for n, name in enumerate(ids)}
+    rows, notes = comparison.rows(predictions, PAIRS, CONFIG, 2014, "table2", flags)
+    count = {flag: list(flags.values()).count(flag) for flag in (True, False, None)}
+    assert notes[-1] == (
+        f"Truncated: {count[True]} of {count[True] + count[False]} instances, by the flag of their "
+        f"annotations. {count[None]} instances are not marked either way."
+    )
+    others = [r for r in rows if r.get("slice") not in ("truncated", "whole", "unknown")]
+    assert (others, notes[:-1]) == both  # nothing else has changed
+    for name, flag in (("truncated", True), ("whole", False), ("unknown", None)):
+        mine = [flags[i] is flag for i in predictions["instance"].to_pylist()]
+        part = predictions.filter(pa.array(mine))
+        expected, _ = table2(part, CONFIG, 2014)
+        for row in (r for r in expected if r["table"] == "table2"):
+            keys = {n: row[n] for n in ("method", "category", "alpha", "value", "n")}
+            found = only(rows, table="table2-slices", slice=name, **keys)
+            assert found["low"] <= row["value"] <= found["high"]
+            shown = {
+                r["instance"]
+                for r in part.to_pylist()
+                if row["category"] in ("mean", r["category"]) and r["method"] == row["method"]
+            }
+            assert found["instances"] == len(shown)
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ({}, "No slices by truncation: the annotations, or the run's instances, have no flags."),
+        (False, "No slices by truncation: none of 4 instances is marked as truncated."),
+    ],
+)
+def test_no_slices_where_nothing_is_truncated(flags: dict | bool, said: str) -> None:
+    predictions = drawn(1, 1)
+    ids = set(predictions["instance"].to_pylist())
+    known = flags if isinstance(flags, dict) else dict.fromkeys(ids, flags)
+    rows, notes = comparison.rows(predictions, PAIRS, CONFIG, 2014, "table2", known)
+    assert notes[-1] == said.replace("4", str(len(ids)))
+    assert rows == made(predictions)[0]
+
+
+def test_the_differences_alone(predictions: pa.Table, both: tuple[list[Row], list[str]]) -> None:
+    rows, notes = comparison.paired(predictions, PAIRS, CONFIG, 2014, "table2")
+    assert rows == [row for row in both[0] if row["table"] == "table2-comparison"]
+    assert notes == both[1][: 1 + len(PAIRS)]
 
 
 # -- all ---------------------------------------------------------------------------------------
@@ -337,5 +388,5 @@ def test_thresholds_are_strict_if_asked_for(predictions: pa.Table) -> None:
         config = EvaluationConfig(alphas=(0.25,), resamples=5, inclusive=inclusive)
         rows, _ = made(table(found), [], config)
         assert only(rows, category="c", error=kind)["value"] == 100
-        pck = only(rows, category="c", size="small")["value"]
+        pck = only(rows, category="c", slice="small")["value"]
         assert pck == (100 if inclusive else 0)

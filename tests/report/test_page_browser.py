@@ -222,6 +222,58 @@ def test_the_dialog_opens_by_the_keyboard_and_gives_the_focus_back(
     assert browser.do(work).said == []
 
 
+def test_a_neighbour_and_its_vote_stand_out_together(browser: Browser, index: Path) -> None:
+    async def work(tab: Tab) -> None:
+        await tab.go(index)
+        await tab.send("Emulation.setFocusEmulationEnabled", enabled=True)
+        flow = (
+            "[...document.querySelectorAll('.card')].find(c => c.dataset.method.endsWith('flow'))"
+        )
+        await tab.run(f"{flow}.focus()")
+        await tab.press("Enter", 13, "\r")
+        await tab.press("Tab", 9)  # from the button that closes to the first neighbour
+        row = "document.activeElement.closest('#shown tr')"
+        lit = "[...document.querySelectorAll('#shown .photo .votes .on')].map(c => c.dataset.vote)"
+        first = await tab.run(f"{row}.dataset.vote")
+        assert await tab.run(lit) == [first]
+        assert await tab.run(f"{row}.classList.contains('on')")
+        await tab.press("Tab", 9)
+        second = await tab.run(f"{row}.dataset.vote")
+        assert second != first
+        assert await tab.run(lit) == [second]
+        place = "document.querySelector('#shown .photo .votes :not(.on)').getBoundingClientRect()"
+        x, y = [await tab.run(f"{place}.{side} + {place}.width / 2") for side in ("x", "y")]
+        await tab.send("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
+        hovered = await tab.run(lit)  # what lies on top there; its row, too
+        rows = "[...document.querySelectorAll('#shown tr.on')].map(r => r.dataset.vote)"
+        assert await tab.run(rows) == hovered
+        await tab.picture("votes")
+
+    assert browser.do(work).said == []
+
+
+def test_score_maps_show_the_picture_of_their_card(browser: Browser, index: Path) -> None:
+    async def work(tab: Tab) -> None:
+        await tab.go(index)
+        prior = (
+            "[...document.querySelectorAll('.card')].find(c => c.dataset.method.endsWith('prior'))"
+        )
+        await tab.run(f"{prior}.click()")
+        maps = "[...document.querySelectorAll('#shown .heat')]"
+        assert await tab.run(f"{maps}.length") >= 2
+        sizes = await tab.run(f"{maps}.map(m => m.querySelector('use').getBBox().width)")
+        assert min(sizes) > 50
+        same = f"{maps}.every(m => m.querySelector('use').getAttribute('href') ==="
+        assert await tab.run(f"{same} '#' + {prior}.querySelector('image').id)")
+        for theme in ("light", "dark"):
+            feature = {"name": "prefers-color-scheme", "value": theme}
+            await tab.send("Emulation.setEmulatedMedia", features=[feature])
+            await asyncio.sleep(0.2)
+            await tab.picture(f"maps-{theme}")
+
+    assert browser.do(work).said == []
+
+
 def test_tables_sort_by_number(browser: Browser, index: Path) -> None:
     async def work(tab: Tab) -> None:
         await tab.go(index)

@@ -15,6 +15,7 @@ FLOWS = ("conv4 flow", "SIFT flow", "NN transfer")
 DETECTORS = ("conv5", "conv5 + prior", "dsift8", "dsift8 + prior")
 LAYERS = ("conv1", "conv2", "conv3", "conv4", "conv5")
 SIFTS = ("sift10", "sift20", "sift40", "sift80", "sift160")
+AS_WELL = "On average, convnet flow performs at least as well as SIFT flow."
 Rows = list[dict[str, Any]]
 
 
@@ -75,10 +76,15 @@ def test_only_the_published_weights_and_twenty_categories_compare() -> None:
         "caffenet from mine.npz, sha256 0123456789ab",
     ):
         assert not paper.same_weights(other)
-    image = "VOCdevkit/VOC2011/JPEGImages/2008_000123.jpg"
-    assert paper.same_data(paper.categories(), [image])
-    assert not paper.same_data(paper.categories()[1:], [image])
-    assert not paper.same_data(paper.categories(), [image, "mine.jpg"])
+    names, least = paper.categories(), paper.LEAST_PHOTOGRAPHS
+    images = [f"VOCdevkit/VOC2011/JPEGImages/2008_{n:06d}.jpg" for n in range(least)]
+    assert paper.same_data(names, images)
+    assert not paper.same_data(names[1:], images)
+    assert not paper.same_data(names, [*images, "mine.jpg"])
+    # Drawings may be called as the photographs are; and an image of several objects is one.
+    drawings = [f"2011_{n:06d}.jpg" for n in range(79)]
+    assert not paper.same_data(names, drawings)
+    assert not paper.same_data(names, drawings * least)
 
 
 # -- claims --------------------------------------------------------------------------------------
@@ -96,10 +102,9 @@ def of_the_paper(width: float) -> Rows:
     flows = {flow: known("table2", flow, FLOWS).means for flow in FLOWS}
     for one, other in ((0, 2), (1, 2), (0, 1)):
         a, b = FLOWS[one], FLOWS[other]
-        rows += [
-            row("table2-gain", f"{a} minus {b}", flows[a][at] - flows[b][at], width, alpha=at)
-            for at in (0.1, 0.05, 0.025)
-        ]
+        for at in (0.1, 0.05, 0.025):
+            value, table = flows[a][at] - flows[b][at], "table2-comparison"
+            rows.append(row(table, f"{a} minus {b}", value, width, alpha=at, p=0.01))
     layers = {m: known("table3", m, LAYERS + SIFTS).mean for m in LAYERS + SIFTS}
     rows += [row("table3", layer, mean, width, c=1e-6) for layer, mean in layers.items()]
     rows.append(row("table3", "most frequent type", 99, width, c=None))
@@ -111,7 +116,7 @@ def of_the_paper(width: float) -> Rows:
     for one, other in ((1, 0), (3, 2), (1, 3)):
         a, b = DETECTORS[one], DETECTORS[other]
         value = found[a] - found[b]
-        rows.append(row("table4-gain", f"{a} minus {b}", value, width, alpha=0.1))
+        rows.append(row("table4-comparison", f"{a} minus {b}", value, width, alpha=0.1, p=0.01))
     rows += [
         {"table": "table1", "layer": layer, "rf": rf, "stride": stride}
         for layer, (rf, stride) in paper.table1().items()
@@ -143,8 +148,32 @@ def test_wide_intervals_cannot_tell_and_turned_ones_fail() -> None:
             each["rf"] += 1
     found = states(turned)
     # 0.2 points less are still as good: the margin is 2 points
-    assert found.pop("On average, convnet flow performs as well as SIFT flow.") == HOLDS
+    assert found.pop(AS_WELL) == HOLDS
     assert set(found.values()) == {FAILS, NOT_RUN}
+
+
+def test_few_photographs_cannot_tell() -> None:
+    """Whatever their intervals say: p is of as many photographs as there are."""
+    for sign in (1, -1):
+        rows = of_the_paper(0.1)
+        for each in rows:
+            if "value" in each:
+                ends = sorted(sign * each[name] for name in ("low", "high"))
+                each |= {"value": sign * each["value"], "low": ends[0], "high": ends[1]}
+            if "p" in each:
+                each["p"] = 0.25  # of three photographs, all of one sign
+        found = states(rows)
+        by_p = [claim for claim in CLAIMS if "p at most 0.05" in claim.rule]
+        assert len(by_p) == 5
+        assert {found[claim.text] for claim in by_p} == {OPEN}
+        assert found[AS_WELL] == HOLDS  # is above -2 points; it need not differ from 0
+    alone = of_the_paper(0)
+    for each in alone:
+        if "p" in each:
+            each["p"] = 1.0
+    found = states(alone)
+    assert found.pop(CLAIMS[0].text) == HOLDS  # receptive fields
+    assert set(found.values()) == {OPEN, NOT_RUN}
 
 
 def test_nothing_run_is_nothing_claimed() -> None:
@@ -158,8 +187,8 @@ def test_claims_of_the_figures() -> None:
         ends = {"psnr": psnr, "psnr_low": psnr - 0.1, "psnr_high": psnr + 0.1}
         return {"table": "figure1-gain", "method": method, "k": 5, "n": 3} | ends
 
-    def ratio(value: float | None, k: int = 5) -> dict[str, Any]:
-        ends = {"ratio": value, "ratio_low": value, "ratio_high": value}
+    def ratio(value: float, k: int = 5) -> dict[str, Any]:
+        ends = {"ratio": value, "ratio_low": value - 0.1, "ratio_high": value + 0.1}
         return {"table": "figure2", "layer": "conv3", "method": "neighbours", "k": k} | ends
 
     def share(layer: str, low: float) -> dict[str, Any]:
@@ -189,7 +218,21 @@ def test_the_rules() -> None:
     assert above([wide], 0.5).state == OPEN  # its end lies on the bound
     assert above([wide, row("t", "c", -1, 0.5)]).state == FAILS
     assert above([wide]).evidence == "a − b at α = 0.1: +1.00 [+0.50, +1.50] points"
+    sure, unsure = wide | {"p": 0.05}, wide | {"p": 0.06}
+    assert [above([each]).state for each in (sure, unsure, wide)] == [HOLDS, OPEN, HOLDS]
+    assert above([sure]).evidence == "a − b at α = 0.1: +1.00 [+0.50, +1.50] points, p 0.05"
+    assert above([sure, unsure]).state == OPEN
+    assert above([row("t", "a", -1, 0.5, p=0.06)]).state == OPEN
+    assert above([row("t", "a", -1, 0.5, p=0.04)]).state == FAILS
+    assert above([unsure], -2).state == HOLDS  # that it differs from 0 is not claimed
+    assert above([row("t", "a", -3, 0.5, p=0.06)], -2).state == OPEN
+    for point in (row("t", "a", 1, 0), row("t", "a", 1, 0, p=1.0)):
+        assert above([point]).state == above([point], -2).state == OPEN
+    assert above([row("t", "a", 1, 0, p=0.01)]).state == HOLDS  # by 1 in every photograph of many
     one, other = row("t", "a", 5, 1), row("t", "b", 3, 1)
+    assert apart(row("t", "a", 9, 0), other).state == OPEN
+    assert apart(row("t", "a", -9, 0), other).state == OPEN
+    assert apart(other, row("t", "a", -9, 0)).state == OPEN
     assert apart(one, other).state == OPEN  # they meet
     assert apart(one, row("t", "b", 2.9, 1)).state == HOLDS
     assert apart(row("t", "b", 2.9, 1), one).state == FAILS

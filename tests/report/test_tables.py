@@ -16,8 +16,8 @@ import pytest
 from distcorr.config import EvaluationConfig
 from distcorr.data.run import Run
 from distcorr.errors import DistcorrError
-from distcorr.report import tables
-from distcorr.report.predictions import PREDICTIONS
+from distcorr.report import counting, dialects, tables
+from distcorr.report.predictions import PREDICTIONS, combine, finished
 from distcorr.report.tables import Report, table2
 from distcorr.terminal import print_report
 
@@ -50,6 +50,13 @@ TABLE = predictions(
 )
 
 
+FEW = (
+    "Intervals are too narrow with fewer than 20 photographs (in a trial, those of 95 % covered "
+    "88 % with 10, and 72 % with 3): cow (1), bird (2). One photograph has no interval: both ends "
+    "are its value."
+)
+
+
 def value(rows: list[dict[str, Any]], table: str, method: str, category: str, alpha: float) -> Any:
     keys = {"table": table, "method": method, "category": category, "alpha": alpha}
     (row,) = (r for r in rows if keys.items() <= r.items())
@@ -75,7 +82,16 @@ def test_by_hand() -> None:
     assert gain["value"] == 62.5
     assert value(rows, "table2", "flow", "bird", 0.1)["n"] == 3
     assert value(rows, "table2", "flow", "mean", 0.1)["n"] == 4
-    assert notes == []
+    assert notes == [FEW]
+
+
+def test_few_photographs_are_one_note() -> None:
+    assert counting.photographs_of(TABLE) == {"bird": 2, "cow": 1}
+    assert counting.few({"bird": 20, "cow": 100}) == []
+    (note,) = counting.few({"bird": 19, "cow": 20})
+    assert note.endswith("72 % with 3): bird (19).")
+    (note,) = counting.few({f"c{n:02d}": 10 for n in range(20)})
+    assert note.endswith("c00 (10), c01 (10), c02 (10), c03 (10), c04 (10) and 15 more.")
 
 
 def test_gains_compare_every_flow_with_copying_and_the_first_two() -> None:
@@ -120,7 +136,7 @@ def test_a_type_that_nothing_predicts_is_noted_and_counts_zero() -> None:
         ("flow", "cow", "c", "hoof", None, 30.0), ("NN transfer", "cow", "c", "hoof", None, 30.0)
     )
     rows, notes = table2(pa.concat_tables([TABLE, more]), CONFIG, 1)
-    assert notes == ["cow: no prediction at all for hoof; they count 0."]
+    assert notes == [FEW, "cow: no prediction at all for hoof; they count 0."]
     assert value(rows, "table2", "flow", "cow", 0.1)["value"] == 50
 
 
@@ -171,6 +187,11 @@ def test_every_finished_stage_contributes(copy: Path) -> None:
     assert {"table4", "table4-gain", "mining", "figure1", "figure2"} <= set(report.tables)
     assert report.predictions is not None
     assert not any("unfinished or out of date" in note for note in report.notes)
+    assert len(set(report.notes)) == len(report.notes)
+    few = [note for note in report.notes if note.startswith("Intervals are too narrow")]
+    assert len(few) == 1
+    (said,) = (note for note in report.notes if "(distcorr pck)" in note)
+    assert "by 18 definitions, 15 of them different, 2 of those variants of ours" in said
     names = tables.save(report, Run(str(copy)))
     saved = ["tables.json", "predictions.parquet", "predictions-detect.parquet"]
     assert names[:3] == [f"report/{name}" for name in saved]
@@ -190,6 +211,23 @@ def test_every_finished_stage_contributes(copy: Path) -> None:
     with pytest.raises(DistcorrError, match="finished and up to date") as caught:
         tables.build(unfinish(copy, "visualize"))
     assert "distcorr transfer or distcorr classify" in caught.value.hint
+    assert "another version of distcorr" in caught.value.hint
+    (copy / "config.toml").unlink()
+    with pytest.raises(DistcorrError, match=r"up to date: there is no config\.toml"):
+        tables.build(Run(str(copy)))
+
+
+def test_a_number_that_does_not_depend_on_its_definition_has_no_note(copy: Path) -> None:
+    run = Run(str(copy))
+    made = finished(run)
+    asked = made.store, run, EvaluationConfig(resamples=5), 1
+    found = combine(made)
+    perfect = found
+    for name in ("x", "y"):
+        at = perfect.schema.get_field_index(name)
+        perfect = perfect.set_column(at, name, found[f"true_{name}"])
+    notes = {table is found: dialects.of_run(table, *asked)[1] for table in (found, perfect)}
+    assert [len(of) for of in (notes[True], notes[False])] == [1, 0]
 
 
 def test_section_4_alone(copy: Path) -> None:
@@ -282,3 +320,15 @@ def test_twenty_categories_are_in_blocks(capsys: pytest.CaptureFixture[str]) -> 
     assert max(map(len, table.splitlines())) <= 80
     assert re.findall(r"category\d\d|\bmean\b", table) == [*categories, "mean"]
     assert re.findall(r"\d+\.\d", table) == [f"{n}.0" for n in range(20)] + ["9.5"]
+
+
+def test_a_terminal_shows_the_first_notes(capsys: pytest.CaptureFixture[str]) -> None:
+    for count in (0, 5, 6, 30):
+        notes = [f"said {n}" for n in range(count)]
+        print_report(Report(accuracies(conv4_mean=9.5), "w", "d", notes, 0.95))
+        shown = re.findall(r"^note: +(.*)$", printed := capsys.readouterr().out, re.MULTILINE)
+        assert shown == notes[:5]
+        more = re.findall(
+            r"^notes: +(\d+) more in report/index.html and tables.json", printed, re.M
+        )
+        assert more == ([str(count - 5)] if count > 5 else [])

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from distcorr.config import ComputeConfig
+from distcorr.data.run import Shard
 from distcorr.errors import DistcorrError
-from distcorr.stages import cluster
+from distcorr.stages import cluster, pool, room
 from distcorr.stages.cluster import Resources, Session
+from distcorr.stages.room import Room
 
 
 @pytest.mark.parametrize(
@@ -36,8 +41,8 @@ def test_pool(
     wanted: Resources,
 ) -> None:
     monkeypatch.setattr(cluster, "_resources", lambda: total)
-    pool = Session(ComputeConfig(**{"address": "local", **settings})).pool()
-    assert pool == pytest.approx(wanted)
+    found = Session(ComputeConfig(**{"address": "local", **settings})).pool()
+    assert found == pytest.approx(wanted)
 
 
 @pytest.mark.parametrize(
@@ -93,3 +98,167 @@ def test_map_takes_work_lazily(ray_local: None) -> None:
     next(results)
     assert len(taken) <= 3
     assert len(list(results)) == 19
+
+
+# -- what a try took ---------------------------------------------------------------------------
+
+
+def rest(seconds: float) -> int:
+    time.sleep(seconds)
+    if seconds == 0.02:
+        raise ZeroDivisionError
+    return os.getpid()
+
+
+@pytest.mark.parametrize("address", ["inline", "local"])
+def test_the_effort_is_measured_where_the_work_is(ray_local: None, address: str) -> None:
+    before = time.time()
+    session = Session(ComputeConfig(address=address))
+    done, failed = sorted(
+        session.map(rest, [(x, (x,)) for x in (0.01, 0.02)]), key=lambda o: bool(o.error)
+    )
+    for outcome in (done, failed):
+        assert outcome.effort
+        assert outcome.effort.seconds >= outcome.item
+        assert before - 0.001 <= outcome.effort.ended <= time.time() + 0.001  # it is rounded
+        assert 10 < outcome.effort.peak_mb < 100_000
+    assert done.effort
+    assert done.effort.worker.endswith(f":{done.result}")
+    assert (done.result == os.getpid()) == (address == "inline")
+
+
+# -- room --------------------------------------------------------------------------------------
+
+
+class Cluster:
+    """Nodes that come and go, and a clock, in place of Ray's."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *nodes: dict[str, float]) -> None:
+        self.nodes, self.now = list(nodes), 0.0
+        self.warnings: list[str] = []
+        monkeypatch.setattr(room, "nodes", lambda: [dict(n) for n in self.nodes])
+        monkeypatch.setattr(room.time, "monotonic", lambda: self.now)
+
+    def room(self, grows: bool = True, **need: float) -> Room:
+        return Room(need, grows, self.warnings.append)
+
+
+@pytest.mark.parametrize(
+    ("need", "wanted"),
+    [
+        ({"CPU": 1}, 12),
+        ({"CPU": 1, "GPU": 0.5}, 4),
+        ({"CPU": 1, "GPU": 0}, 12),
+        ({"CPU": 1, "GPU": 2}, 1),
+        ({"CPU": 1, "memory": 5e9}, 3 + 1),  # 16 GB and 8 GB
+        ({"CPU": 5}, 1),
+        ({"CPU": 9}, 1),  # nowhere: one is asked for all the same
+    ],
+)
+def test_places(monkeypatch: pytest.MonkeyPatch, need: dict[str, float], wanted: int) -> None:
+    nodes = {"CPU": 8.0, "GPU": 2.0, "memory": 16e9}, {"CPU": 4.0, "memory": 8e9}
+    assert Cluster(monkeypatch, *nodes).room(**need).places() == wanted
+
+
+def test_two_gpus_on_two_nodes_are_not_room_for_a_task_of_two(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    here = Cluster(monkeypatch, {"CPU": 8, "GPU": 1}, {"CPU": 8, "GPU": 1})
+    with pytest.raises(DistcorrError, match="2 of 8 CPU and 1 GPU"):
+        here.room(grows=False, CPU=1, GPU=2).check()
+
+
+def test_a_ray_of_our_own_says_at_once_what_it_lacks(ray_local: None) -> None:
+    session = Session(ComputeConfig(address="local", gpus_per_worker=1))
+    with pytest.raises(DistcorrError, match=r"has 1 CPU and 1 GPU.*it has 1 of 2 CPU") as caught:
+        next(session.map(square, [(1, (1, 1))], gpus=session.gpus()))
+    assert "gpus_per_worker=0" in caught.value.hint
+    assert caught.value.exit_code == 2
+
+
+def test_a_cluster_gets_time_to_grow_as_long_as_it_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    here = Cluster(monkeypatch, {"CPU": 0.0})
+    asking = here.room(CPU=1, GPU=1)
+    for here.now in range(9):
+        asking.check()
+    assert here.warnings == []
+    for here.now in range(11, 500, 10):
+        asking.check()
+    assert len(here.warnings) == 1
+    assert (
+        "waiting for a node with 1 CPU and 1 GPU; the cluster has 1 of nothing" in here.warnings[0]
+    )
+    here.nodes.append({"CPU": 8.0})  # another joins, of the wrong kind: others may follow
+    for here.now in range(510, 1100, 10):
+        asking.check()
+    here.nodes.append({"CPU": 8.0, "GPU": 1.0})
+    asking.check()
+    here.nodes.pop()  # and is taken away again, long after
+    here.now = 5000.0
+    asking.check()
+    here.now += room.PATIENCE
+    asking.check()
+    here.now += 1
+    with pytest.raises(DistcorrError, match="1 of nothing, 1 of 8 CPU"):
+        asking.check()
+    assert len(here.warnings) == 2
+
+
+def test_no_more_memory_is_asked_for_than_a_node_has(ray_local: None) -> None:
+    session, said = Session(ComputeConfig(address="local")), list[str]()
+    session.warn = said.append
+    most = max(node["memory"] for node in room.nodes())
+    assert session.room(memory=most / 2).need["memory"] == most / 2
+    assert said == []
+    (outcome,) = session.map(square, [(1, (5, 1))], memory=1e15)  # else it would wait for ever
+    assert outcome.result == 5
+    assert len(said) == 1
+    assert said[0].startswith("one task may need 1000000.0 GB of memory, and the largest node")
+
+
+# -- the pool of build-db ----------------------------------------------------------------------
+
+
+class Builder:
+    """In the place of ``BuildShard``: notes what it is asked, and dies of some items."""
+
+    def __init__(self, folder: Path, weights: object) -> None:
+        assert weights == "weights"
+        self._folder = folder
+
+    def _see(self, item: str) -> None:
+        with (self._folder / item).open("a") as file:
+            file.write("x")
+        if item.startswith("killer"):
+            os._exit(1)
+        if item == "bad":
+            raise ValueError("bad")
+
+    def __call__(self, shard: Shard, killers: Mapping[str, str]) -> dict[str, Any]:
+        for item in shard.items:
+            if item not in killers:
+                self._see(item)
+        return {"killers": dict(killers)}
+
+    def try_alone(self, shard: Shard, item: str) -> None:
+        self._see(item)
+
+
+def test_an_item_that_kills_costs_itself_and_a_shard_full_of_them_fails(
+    ray_local: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool, "KILLERS", 1)
+    items = "a", "b,killer,c", "bad", "killer1,killer2,killer3"
+    todo = [Shard(n, "", tuple(each.split(","))) for n, each in enumerate(items)]
+    session, make = Session(ComputeConfig(address="local", retries=0)), partial(Builder, tmp_path)
+    work = pool.work_on_ray(session, todo, make, "weights")  # type: ignore[arg-type]
+    found = {outcome.item.index: outcome for outcome in work}
+    assert sorted(found) == [0, 1, 2, 3]
+    assert found[0].result == {"killers": {}}
+    assert found[1].result == {"killers": {"killer": "its process died with it alone"}}
+    assert found[2].error == "ValueError: bad"
+    assert found[3].error == "its process died, and so it does with each of 2 of its items alone"
+    assert all(found[n].effort for n in (0, 1, 2))
+    tries = {path.name: path.stat().st_size for path in tmp_path.iterdir()}
+    assert tries["killer"] == 2  # with its shard, and alone
+    assert "killer3" not in tries

@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
-from collections.abc import Callable
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from typer.testing import CliRunner
 
+from distcorr.cli import app
 from distcorr.cli.common import ORDER
 from distcorr.data.features import FeatureStore
-from distcorr.data.run import Run
+from distcorr.data.lock import Owner
+from distcorr.data.run import Run, Shard
 from distcorr.errors import DistcorrError
-from distcorr.stages.cluster import Session
-from distcorr.stages.pipeline import Context, forecast_stage, run_stage
+from distcorr.stages import log
+from distcorr.stages.cluster import Outcome, Session
+from distcorr.stages.pipeline import Context, forecast_stage, run_shards, run_stage
 from tests.stages.common import (
     Recorder,
     assert_same,
@@ -369,6 +380,96 @@ def test_a_layer_without_cells_is_refused_at_once(tmp_path: Path, toy_settings: 
     assert not (tmp_path / "run" / "build-db").exists()
 
 
+# -- one driver at a time, and the log ---------------------------------------------------------
+
+
+def test_another_driver_is_refused_and_looking_is_not(
+    copy: Path, toy_settings: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = contents(copy)
+    owner = Owner.me()  # as if of another process: this one holds nothing
+    (copy / owner.name).write_text(json.dumps(asdict(owner)))
+    with pytest.raises(DistcorrError, match=f"in use by .*process {os.getpid()}"):
+        run_all(copy, toy_settings(INLINE), ["transfer"])
+    for words in (["status"], ["run", "--dry-run"], ["store", "ls"]):
+        assert CliRunner().invoke(app, [*words, "-r", str(copy)]).exit_code == 0
+    refused = CliRunner().invoke(app, ["transfer", "-r", str(copy)])
+    assert refused.exit_code == 2
+    (copy / owner.name).unlink()
+    assert contents(copy) == before
+
+
+class Plan:
+    """A stage of shards that do nothing."""
+
+    def __init__(self, folder: Path) -> None:
+        self.run = Run(str(folder))
+        config = toy_config([INLINE])
+        self.context = Context(config, self.run, Session(config.compute))
+        self.stage = self.run.stage("build-db", "key")
+        self.plan = [Shard(n, "x", tuple("i" * n)) for n in range(5)]
+        self.begun: list[int] = []
+
+    def do(self, shard: Shard) -> dict[str, Any]:
+        self.begun.append(shard.index)
+        if shard.index == 3:
+            raise KeyboardInterrupt
+        self.stage.mark_done(shard, {}, 0)
+        return {}
+
+    def work(self, todo: list[Shard]) -> Iterator[Outcome[Shard, Any]]:
+        yield from self.context.session.map(self.do, ((s, (s,)) for s in todo))
+
+    def log(self) -> list[int]:
+        files = [f.read_text() for f in Path(str(self.run)).glob("logs/*.jsonl")]
+        return [json.loads(line)["shard"] for text in files for line in text.splitlines()]
+
+
+def test_the_longest_shards_are_begun_first(tmp_path: Path) -> None:
+    given = Plan(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        run_shards(
+            *(given.context, given.stage, given.plan, given.work),
+            weight=lambda shard: len(shard.items) // 2,
+        )
+    assert given.begun == [4, 2, 3]
+    assert given.log() == [4, 2]
+
+
+def test_the_log_is_saved_as_the_stage_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given, saved = Plan(tmp_path), []
+    do = given.do
+    monkeypatch.setattr(given, "do", lambda shard: (saved.append(given.log()), do(shard))[1])
+    monkeypatch.setattr(log, "EVERY", 0.0)
+    with pytest.raises(KeyboardInterrupt):
+        run_shards(given.context, given.stage, given.plan, given.work)
+    assert saved == [[], [0], [0, 1], [0, 1, 2]]
+    monkeypatch.setattr(log, "EVERY", 1e9)
+    saved.clear()
+    with pytest.raises(KeyboardInterrupt):
+        run_shards(given.context, given.stage, given.plan, given.work)
+    assert all(len(lines) == 3 for lines in saved)  # of the first try; its own at the end
+
+
+def test_a_signal_ends_a_run_in_order(tmp_path: Path, toy_settings: Settings) -> None:
+    folder = tmp_path / "run"
+    sets = [w for s in toy_settings(INLINE, "features.shard=1") for w in ("--set", s)]
+    command = [sys.executable, "-m", "distcorr", "build-db", "-r", str(folder), *sets]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        while not list(folder.glob("build-db/*/shards/*.json")):
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(signal.SIGTERM)  # Ctrl-C goes the same way
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "stopped; run the same command to continue" in said
+    assert "Traceback" not in said
+    assert not list(folder.rglob(".*"))  # no lock, nothing half-written
+    assert list(folder.glob("logs/*.jsonl"))
+
+
 # -- faults ------------------------------------------------------------------------------------
 
 
@@ -386,8 +487,16 @@ def test_a_shard_that_fails_is_reported_and_tried_again(
     with pytest.raises(DistcorrError, match="1 of 12 shards of transfer failed: Cannot write") as e:
         run_all(folder, settings, ["transfer"])
     assert e.value.exit_code == 4
-    log = next((folder / "logs").glob("transfer-*.jsonl")).read_text().splitlines()
-    assert sum(bool(json.loads(line)["error"]) for line in log) == 1
+    text = next((folder / "logs").glob("transfer-*.jsonl")).read_text()
+    lines = [json.loads(line) for line in text.splitlines()]
+    (failed,) = [line for line in lines if line["error"]]
+    assert failed["shard"] == 2
+    assert failed["items"]
+    for line in lines:
+        assert line["seconds"] > 0
+        assert abs(line["ended"] - time.time()) < 3600
+        assert line["worker"].rpartition(":")[2].isdigit()
+        assert line["peak_mb"] > 10
     (obstacle / "x").rmdir()
     obstacle.rmdir()
     assert run_all(folder, settings, ["transfer"])["transfer"].computed == 1

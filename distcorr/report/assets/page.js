@@ -22,13 +22,13 @@
     choose();
   }
 
-  // -- the dialog: a larger picture, and what the card holds back -----------------------------
+  // -- the dialog: a larger picture, and what stands in the template after the card ------------
   const dialog = document.getElementById("dialog");
   const shown = document.getElementById("shown");
   const open = (card) => {
-    const more = card.querySelector(".more").cloneNode(true);
-    more.hidden = false;
-    shown.replaceChildren(card.querySelector(".photo").cloneNode(true), more);
+    const photo = card.querySelector(".photo").cloneNode(true);
+    photo.querySelector("image").removeAttribute("id"); // the card's own is what maps show again
+    shown.replaceChildren(photo, card.nextElementSibling.content.cloneNode(true));
     dialog.showModal();
     dialog.scrollTop = 0;
   };
@@ -48,6 +48,14 @@
       beside(step);
     }
   });
+
+  // A neighbour and its vote stand out together, whichever is pointed at.
+  const point = (event) => {
+    const vote = event.target.closest("[data-vote]")?.dataset.vote;
+    for (const each of all("[data-vote]", shown))
+      each.classList.toggle("on", each.dataset.vote === vote);
+  };
+  for (const kind of ["pointerover", "focusin"]) shown.addEventListener(kind, point);
 
   // -- sorting: by number where there is one ----------------------------------------------------
   const value = (row, column) => {

@@ -1,0 +1,154 @@
+"""A contact sheet: some objects of every category with their boxes and keypoints as annotated."""
+
+from __future__ import annotations
+
+import itertools
+import zlib
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from distcorr.data.images import read_image
+from distcorr.data.storage import Folder
+from distcorr.errors import DistcorrError
+from distcorr.report.sheet import Picture, Sheet, height, stem, wrapped
+from distcorr.types import Dataset, Instance
+
+CATEGORIES = 12  # rows at most; of more categories evenly spaced ones
+EACH = 6  # objects of a category, as many of each split as there are
+
+_SIDE, _GAP, _EDGE = 200, 12, 16  # px
+_MARGIN = 0.2  # around the box that is shown, of its longer side
+_DOT, _BORDER = 4, 2  # px
+_SIZE = 7.0  # pt of the legend
+
+
+class _Entry(NamedTuple):
+    """A keypoint type in the legend: where it begins and on which line."""
+
+    x: float
+    line: int
+    name: str
+
+
+def draw(dataset: Dataset, seed: int = 0, kind: str = "png") -> bytes:
+    """Draw the sheet; equal bytes for the same data and seed.
+
+    A row per category: the surroundings of a box, the box in white, visible keypoints in a colour
+    per type with the legend below.
+
+    Args:
+        dataset: with at least one object.
+        seed: of the choice of objects.
+        kind: ``"png"`` or ``"svg"``.
+    """
+    chosen = _chosen(dataset, seed)
+    width = 2 * _EDGE + EACH * _SIDE + (EACH - 1) * _GAP
+    legends = {c: _legend(dataset.keypoint_names[c], width - 2 * _EDGE) for c in chosen}
+    title, line = 24, height("x", _SIZE) + 2
+    caption = height("x", 6) + 2
+    rows = {c: title + _SIDE + caption + line * (legends[c][-1].line + 1) + 14 for c in chosen}
+    sheet = Sheet(width, 2 * _EDGE + sum(rows.values()))
+    folder, y = Folder(dataset.root), float(_EDGE)
+    for category, members in chosen.items():
+        count = [sum(i.split == s for i in _of(dataset, category)) for s in ("train", "val")]
+        words = f"{category}: {count[0]:,} in training, {count[1]:,} in validation"
+        sheet.text(_EDGE, y, words, 9, ha="left", weight="bold")
+        for column, instance in enumerate(members):
+            x = _EDGE + column * (_SIDE + _GAP)
+            sheet.picture(x, y + title, _SIDE, _SIDE, _picture(folder, instance))
+            name = wrapped(f"{stem(instance.image)} ({instance.split})", _SIDE, 6).split("\n")[0]
+            sheet.text(x + _SIDE / 2, y + title + _SIDE + 2, name, 6)
+        below = y + title + _SIDE + caption + 4
+        for entry, colour in zip(legends[category], _colours(len(legends[category])), strict=True):
+            left, at = _EDGE + entry.x, below + (entry.line + 0.7) * line
+            sheet.text(left, at, "●", _SIZE, ha="left", va="baseline", color=colour / 255)
+            sheet.text(left + 13, at, entry.name, _SIZE, ha="left", va="baseline")
+        y += rows[category]
+    return sheet.drawn(kind)
+
+
+def _of(dataset: Dataset, category: str) -> list[Instance]:
+    return [instance for instance in dataset.instances if instance.category == category]
+
+
+def _chosen(dataset: Dataset, seed: int) -> dict[str, list[Instance]]:
+    """A seeded sample of every category, from both splits in turn, each from the start."""
+    categories = sorted({instance.category for instance in dataset.instances})
+    count = min(CATEGORIES, len(categories))
+    chosen = {}
+    for category in (categories[i * len(categories) // count] for i in range(count)):
+        rng = np.random.default_rng([seed, zlib.crc32(category.encode())])
+        groups: list[list[Instance]] = []
+        for split in ("train", "val"):
+            members = [i for i in _of(dataset, category) if i.split == split]
+            groups.append([members[k] for k in rng.permutation(len(members))[:EACH]])
+        mixed = [i for pair in itertools.zip_longest(*groups) for i in pair if i is not None]
+        chosen[category] = sorted(mixed[:EACH], key=lambda i: i.split)
+    return chosen
+
+
+def _legend(names: Sequence[str], width: float) -> list[_Entry]:
+    """Entries from left to right; a line is as wide as the sheet."""
+    entries: list[_Entry] = []
+    x, line = 0.0, 0
+    for name in names:
+        needed = 24 + len(name) * _SIZE * 1.05
+        if x and x + needed > width:
+            x, line = 0.0, line + 1
+        entries.append(_Entry(x, line, name))
+        x += needed
+    return entries
+
+
+def _colours(count: int) -> npt.NDArray[np.uint8]:
+    """(n, 3) one colour per keypoint type."""
+    from matplotlib import colormaps
+
+    rgba = colormaps["turbo"](np.linspace(0.05, 0.95, count))
+    rgb: npt.NDArray[np.uint8] = np.rint(255 * rgba[:, :3]).astype(np.uint8)
+    return rgb
+
+
+def _picture(folder: Folder, instance: Instance) -> Picture:
+    """What surrounds the box as a square of ``_SIDE`` px, with box and keypoints over it."""
+    from PIL import Image, ImageDraw
+
+    try:
+        pixels = read_image(folder, instance.image)
+    except DistcorrError:
+        blank = Image.new("RGB", (_SIDE, _SIDE), (225, 225, 225))
+        ImageDraw.Draw(blank).text((8, _SIDE // 2), "photograph cannot be read", "black")
+        return np.asarray(blank)
+    box = instance.box
+    side = max(box.width, box.height) * (1 + 2 * _MARGIN)
+    start = np.array([box.x0 + box.x1, box.y0 + box.y1]) / 2 + 0.5 - side / 2  # edges: 0 is -0.5
+    scale = _SIDE / side
+    view = Image.new("RGB", (_SIDE, _SIDE), "white")
+    size = [max(1, round(each * scale)) for each in pixels.shape[1::-1]]
+    corner = np.rint(-start * scale).astype(int)
+    shown = Image.fromarray(pixels)
+    if max(size) <= 4 * _SIDE:
+        view.paste(shown.resize((size[0], size[1]), Image.Resampling.BICUBIC), tuple(corner))
+    else:  # a small object of a large photograph: cut first
+        area = (start[0], start[1], start[0] + side, start[1] + side)
+        view = shown.transform(
+            (_SIDE, _SIDE),
+            Image.Transform.EXTENT,
+            area,
+            Image.Resampling.BICUBIC,
+            fillcolor="white",
+        )
+    pen = ImageDraw.Draw(view)
+    edges = (np.array([[box.x0, box.y0], [box.x1 + 1, box.y1 + 1]]) - start) * scale
+    halo = edges + np.array([[-1], [1]])
+    pen.rectangle([*halo.ravel()], outline="black", width=_BORDER + 2)
+    pen.rectangle([*edges.ravel()], outline="white", width=_BORDER)
+    centres = (instance.keypoints + 0.5 - start) * scale
+    colours = _colours(len(instance.keypoints))
+    for k in np.flatnonzero(instance.visible):
+        (x, y), fill = np.clip(centres[k], 0, _SIDE - 1), tuple(map(int, colours[k]))
+        pen.ellipse([x - _DOT, y - _DOT, x + _DOT, y + _DOT], fill=fill, outline="white")
+    return np.asarray(view)
