@@ -42,7 +42,7 @@ class Box(NamedTuple):
         return max(self.x1 - self.x0, self.y1 - self.y0)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, slots=True)
 class Instance:
     """One annotated object: the unit that features are extracted for.
 

@@ -76,7 +76,10 @@ def report(
         typer.Option("--set", metavar="KEY=VALUE", help="Combine and score anew: evaluation.*"),
     ] = None,
     compare: Annotated[
-        str, typer.Option("--compare", metavar="RUN", help="PCKs beside those of another run.")
+        str,
+        typer.Option(
+            "--compare", metavar="RUN", help="PCKs and accuracies beside those of another run."
+        ),
     ] = "",
 ) -> None:
     """Tables and one HTML page from what is saved; aligns and trains nothing.

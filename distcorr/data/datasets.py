@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
+import itertools
+import json
+import math
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
-from distcorr.config import DatasetConfig, digest
+from distcorr.config import DatasetConfig
 from distcorr.data.storage import Folder
 from distcorr.errors import MISSING, DistcorrError, did_you_mean
 from distcorr.types import Box, Dataset, Instance
 
 Loader = Callable[..., Dataset]  # load(root, categories=(), limit=0) -> Dataset
+
+_ROWS = 65536  # of a table that become instances at once
 
 DATASETS = {
     "voc": "distcorr.data.voc:load",
@@ -81,16 +89,18 @@ def _loader(name: str) -> Loader:
 
 def fingerprint(dataset: Dataset) -> str:
     """sha256 over every instance: the same annotations give the same value wherever they lie."""
-    return digest(
-        {
-            "keypoints": {c: list(names) for c, names in dataset.keypoint_names.items()},
-            "instances": [
-                [i.id, i.image, i.category, i.split, list(i.box), i.visible.tolist()]
-                + [None if np.isnan(v) else round(float(v), 4) for v in i.keypoints.reshape(-1)]
-                for i in dataset.instances
-            ],
-        }
-    )
+    # The digest of {"instances": [...], "keypoints": {...}}, written piece by piece: a large data
+    # set is not one string.
+    sha = hashlib.sha256(b'{"instances":[')
+    for n, i in enumerate(dataset.instances):
+        row = [i.id, i.image, i.category, i.split, list(i.box), i.visible.tolist()]
+        row += [None if math.isnan(v) else round(v, 4) for v in i.keypoints.reshape(-1).tolist()]
+        text = json.dumps(row, separators=(",", ":"))
+        sha.update((f",{text}" if n else text).encode())
+    names = {c: list(names) for c, names in dataset.keypoint_names.items()}
+    text = json.dumps(names, sort_keys=True, separators=(",", ":"))
+    sha.update(f'],"keypoints":{text}}}'.encode())
+    return sha.hexdigest()
 
 
 def to_table(dataset: Dataset) -> pa.Table:
@@ -119,16 +129,39 @@ def to_table(dataset: Dataset) -> pa.Table:
 
 def from_table(table: pa.Table) -> list[Instance]:
     """The instances of an instance table, with or without the column ``truncated``."""
-    return [
-        Instance(
-            id=row["id"],
-            image=row["image"],
-            category=row["category"],
-            split=row["split"],
-            box=Box(*row["box"]),
-            keypoints=np.array(row["keypoints"], np.float32).reshape(-1, 2),
-            visible=np.array(row["visible"], bool),
-            truncated=row.get("truncated"),
-        )
-        for row in table.to_pylist()
-    ]
+    # A part at a time: lists of numbers on the way take many times what they become.
+    parts = (table.slice(start, _ROWS) for start in range(0, table.num_rows, _ROWS))
+    return [instance for part in parts for instance in _instances(part)]
+
+
+def _instances(table: pa.Table) -> Iterator[Instance]:
+    columns = {name: table[name].combine_chunks() for name in table.column_names}
+    shared = {name: columns[name].dictionary_encode() for name in ("image", "category", "split")}
+    words = {name: column.dictionary.to_pylist() for name, column in shared.items()}
+    image, category, split = (
+        map(words[name].__getitem__, column.indices.to_pylist()) for name, column in shared.items()
+    )
+    boxes = columns["box"].flatten().to_numpy().reshape(-1, 4).tolist()
+    truncated = (
+        columns["truncated"].to_pylist() if "truncated" in columns else itertools.repeat(None)
+    )
+    rows = zip(
+        columns["id"].to_pylist(),
+        image,
+        map(sys.intern, category),
+        map(sys.intern, split),
+        itertools.starmap(Box, boxes),
+        _pieces(columns["keypoints"], 2),
+        _pieces(columns["visible"]),
+        truncated,
+        strict=False,  # the last may repeat for ever
+    )
+    return itertools.starmap(Instance, rows)
+
+
+def _pieces(column: pa.ListArray, width: int = 0) -> Iterator[npt.NDArray[Any]]:
+    """The lists of a column as parts of one array, or as rows of ``width`` numbers each."""
+    values = np.array(column.flatten().to_numpy(zero_copy_only=False))  # a copy: arrow's are const
+    starts = (column.offsets.to_numpy() - column.offsets[0].as_py()).tolist()
+    for start, stop in itertools.pairwise(starts):
+        yield values[start:stop].reshape(-1, width) if width else values[start:stop]

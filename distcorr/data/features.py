@@ -129,7 +129,16 @@ class FeatureStore:
         pa.default_memory_pool().release_unused()  # as much again as a third of the instances
 
     def _table(self, columns: Sequence[str] | None = None) -> pa.Table:
-        table = self._stage.folder.read_table(INSTANCES, columns)
+        folder = self._stage.folder
+        table = folder.read_table(INSTANCES, columns)
+        wanted = columns or ("id", "image", "category", "split", "box", "keypoints", "visible")
+        if missing := sorted(set(wanted) - set(table.column_names)):
+            raise DistcorrError(
+                f"{folder}/{INSTANCES} is not of this version of distcorr: it lacks "
+                f"{', '.join(missing)}.",
+                "distcorr build-db   writes it anew; the features themselves stay",
+                MISSING,
+            )
         if self._category:
             table = table.filter(pc.equal(table["category"], self._category))
         return table

@@ -7,13 +7,13 @@ import dataclasses
 import io
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
-from distcorr.config import EvaluationConfig, difference
+from distcorr.config import Config, EvaluationConfig, difference
 from distcorr.data.run import Run
 from distcorr.errors import DistcorrError
 from distcorr.report import charts, comparison, counting
@@ -86,10 +86,15 @@ def compare(here: Run, there: Run, evaluation: EvaluationConfig | None = None) -
     configs = here.config(), there.config()
     evaluation = evaluation or (configs[0].evaluation if configs[0] else EvaluationConfig())
     reports = build(here, evaluation), build(there, evaluation)
-    settings = difference(configs[1], configs[0]) if configs[0] and configs[1] else []
+    settings = _differing(*configs, evaluation)
     seed = configs[0].seed if configs[0] else 0
     rows: Rows = []
     notes = _stamps(reports)
+    if configs[1] and configs[1].evaluation != evaluation:
+        notes.append(
+            "Both runs are combined and scored by the first one's evaluation settings, or those "
+            "given; the other's own report has its own."
+        )
     pairs: dict[str, list[tuple[str, str]]] = {}
     for table in _TABLES:
         both = [
@@ -221,6 +226,13 @@ def _bars(axis: Axes, panel: _Panel) -> None:
     axis.set_ylim(0, 100)
     axis.set_title(panel.title, fontsize=9, loc="left")
     axis.legend(fontsize=7, loc="lower right")
+
+
+def _differing(here: Config | None, there: Config | None, by: EvaluationConfig) -> list[str]:
+    """Settings in which the runs differ; both are evaluated alike."""
+    if here is None or there is None:
+        return []
+    return difference(replace(there, evaluation=by), replace(here, evaluation=by))
 
 
 def _stamps(reports: Sequence[Report]) -> list[str]:

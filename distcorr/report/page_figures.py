@@ -39,7 +39,7 @@ def figure(source: Source, stem: str, title: str, caption: str, alt: str) -> Htm
             "p",
             f"{stem}.png {why}. ",
             command(f"distcorr report --figures -r {source.name}"),
-            " draws it.",
+            f" draws it, in the folder that holds {source.name}/.",
             class_="missing",
         )
         return tag("figure", lack, words, id=stem)

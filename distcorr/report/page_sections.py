@@ -223,7 +223,7 @@ def _keypoints(source: Source, methods: list[str]) -> Html:
 _WORDS = {  # of tables that have no place of their own, by what their names add to the section's
     "comparison": "How sure the differences between methods are",
     "errors": "Kinds of errors",
-    "slices": "By size of the object",
+    "slices": "By size of the object, and by truncation",
     "dialects": "By other definitions of PCK",
     "dialects-gap": "How far definitions of PCK lie apart",
 }

@@ -122,7 +122,7 @@ def build(run: Run, evaluation: EvaluationConfig | None = None) -> Report:
     control, found = "", None
     if stages["detect"]:
         detected = detection.opened(run, config.evaluation)
-        sections.append(found := _detected(detected))
+        sections.append(found := _detected(detected, FeatureStore(features)))
         control = detection.control(detected.trained)
     located = None
     if stages["visualize"]:
@@ -172,7 +172,7 @@ def _transferred(run: Run, made: Finished) -> _Section:
         notes.append(f"{len(store.dead)} instances could not be read and are left out.")
     dead = {letter.id for letter in made.transfer.dead_letters()}
     asked = comparison.pairs(rows), config.evaluation, config.seed, "table2"
-    more, said = comparison.rows(predictions, *asked)
+    more, said = comparison.rows(predictions, *asked, _truncated(store))
     by = dialects.of_run(predictions, store, run, config.evaluation, config.seed)
     rows, notes = rows + more + by[0], [*notes, *said, *by[1]]
     if dead:
@@ -197,14 +197,19 @@ def _answered(
     return _Section(rows, said + notes)
 
 
-def _detected(made: detection.Opened) -> _Section:
+def _detected(made: detection.Opened, store: FeatureStore) -> _Section:
     """Section 5."""
     rows, notes, predictions = detection.table4(made)
     asked = comparison.pairs(rows), made.evaluation, made.seed, "table4"
-    more, said = comparison.rows(predictions, *asked)
+    more, said = comparison.rows(predictions, *asked, _truncated(store))
     rows, notes = rows + more, [*notes, *counting.few(counting.photographs_of(predictions)), *said]
     rows += detection_curves.eta_rows(made) + detection_curves.mining_rows(made)
     return _Section(rows, notes, predictions)
+
+
+def _truncated(store: FeatureStore) -> dict[str, bool | None]:
+    """Instance -> whether it goes on beyond its box; None where the annotations do not say."""
+    return {instance.id: instance.truncated for instance in store.instances}
 
 
 def _settings(made: Finished) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from typing import Any
 
 import numpy as np
@@ -263,8 +263,9 @@ class _Finished:
             return streamed.wanted(self.config, table).feature
         name = f"{self.store.folder_of(table)}/{FEATURE}"
         try:
-            return Feature(**self.features.files.read_json(name))
-        except (OSError, TypeError) as error:
+            said = self.features.files.read_json(name)
+            return Feature(**{each.name: said[each.name] for each in fields(Feature)})
+        except (OSError, TypeError, KeyError) as error:
             raise DistcorrError(
                 f"{self.features.files}/{name} is missing or damaged.",
                 "distcorr build-db writes it anew once it is deleted",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -10,7 +11,7 @@ from typing import Any
 
 from distcorr.data.run import Shard
 from distcorr.data.weights import Weights
-from distcorr.stages.cluster import Effort, Outcome, Session, attempt
+from distcorr.stages.cluster import Effort, Outcome, Resources, Session, attempt
 from distcorr.stages.extract import BuildShard
 from distcorr.stages.room import Room
 
@@ -59,17 +60,39 @@ def work_on_ray(
     Raises:
         DistcorrError: no node has what an actor takes, and none comes.
     """
-    import pyarrow as pa
-    import ray
     import ray.data.exceptions
 
     session.connect()
     pool = session.pool()
-    retries = session.compute.retries
     room = session.room(pool.cpus, pool.gpus)
     room.wait()
     # In a list, as Ray resolves what is passed to an actor of our own, and Ray Data does not.
     shared = [session.put(weights)]
+    left = {shard.index: shard for shard in todo}
+    try:
+        for outcome in _pooled(session, pool, todo, make, shared):
+            del left[outcome.item.index]
+            yield outcome
+    except (ray.exceptions.RayError, ray.data.exceptions.ExecutionTimeoutError) as error:
+        reason = f"Ray gave up: {str(error).strip().splitlines()[0]}"
+        for shard in left.values():
+            yield Outcome(shard, None, reason, str(error))
+        return
+    if left:
+        # Ray Data's actors end when nothing refers to them, and until then they hold all CPUs.
+        gc.collect()
+    for shard in left.values():
+        yield _without_killers(shard, room, session.compute.retries, make, shared)
+
+
+def _pooled(
+    session: Session, pool: Resources, todo: list[Shard], make: Make, shared: list[Any]
+) -> Iterator[Outcome[Shard, Any]]:
+    """Outcomes of the shards that no process died of."""
+    import pyarrow as pa
+    import ray
+
+    retries = session.compute.retries
     rows = [pa.table({"shard": [json.dumps(asdict(shard))]}) for shard in todo]
     # A Ray of our own has room for all of them at once; a cluster may have to grow first.
     local = session.address == "local"
@@ -86,29 +109,17 @@ def work_on_ray(
             num_gpus=pool.gpus,
             compute=ray.data.ActorPoolStrategy(min_size=least, max_size=most),
             fn_constructor_args=(make, shared),
-            max_restarts=_restarts(retries),
+            # An actor outlives some shards that kill, but not a constructor that does.
+            max_restarts=(retries + 1) * (KILLERS + 2),
             max_task_retries=retries,
         )
     results.context.max_errored_blocks = -1  # a shard that kills costs itself
-    left = {shard.index: shard for shard in todo}
-    try:
-        for row in results.iter_rows():
-            said = json.loads(row["outcome"])
-            shard = left.pop(said["item"]["index"])
-            effort = Effort(*said["effort"]) if said["effort"] else None
-            yield Outcome(shard, said["result"], said["error"], said["details"], effort)
-    except (ray.exceptions.RayError, ray.data.exceptions.ExecutionTimeoutError) as error:
-        reason = f"Ray gave up: {str(error).strip().splitlines()[0]}"
-        for shard in left.values():
-            yield Outcome(shard, None, reason, str(error))
-        return
-    for shard in left.values():
-        yield _without_killers(shard, room, retries, make, shared)
-
-
-def _restarts(retries: int) -> int:
-    """Of one actor: it outlives some shards that kill, but not a constructor that does."""
-    return (retries + 1) * (KILLERS + 2)
+    shards = {shard.index: shard for shard in todo}
+    for row in results.iter_rows():
+        said = json.loads(row["outcome"])
+        effort = Effort(*said["effort"]) if said["effort"] else None
+        shard = shards[said["item"]["index"]]
+        yield Outcome(shard, said["result"], said["error"], said["details"], effort)
 
 
 def _without_killers(
