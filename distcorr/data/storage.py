@@ -121,6 +121,11 @@ class Folder:
                 require_bucket(self._fs, self._root.partition("/")[0])
                 self._bucket_known = True
             return found
+        except NotADirectoryError as error:
+            raise DistcorrError(
+                f"{self} is a file, or lies in one, and a folder is expected.",
+                "choose another with --run or --store, or move the file away",
+            ) from error
         except OSError as error:
             raise DistcorrError(
                 f"Cannot look into {self}: {first_line(error)}",

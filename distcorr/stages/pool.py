@@ -79,8 +79,7 @@ def work_on_ray(
             yield Outcome(shard, None, reason, str(error))
         return
     if left:
-        # Ray Data's actors end when nothing refers to them, and until then they hold all CPUs.
-        gc.collect()
+        gc.collect()  # Ray Data's actors end, and free what they hold, when nothing refers to them
     for shard in left.values():
         yield _without_killers(shard, room, session.compute.retries, make, shared)
 
@@ -128,13 +127,15 @@ def _without_killers(
     """Try each item of a shard alone, then build it without those whose process died each time."""
     import ray
 
+    # What a pool leaves of a CPU will do: its actors may not have ended yet.
+    options = room.options() | {"num_cpus": 0.01}
     actors: list[Any] = []
 
     def ask(method: str, *arguments: Any) -> Any:
         """Each death is met by a new actor: one that is restarting would refuse the next call."""
         for last in (*[False] * retries, True):
             if not actors:
-                actors.append(ray.remote(**room.options())(_Actor).remote(make, shared))
+                actors.append(ray.remote(**options)(_Actor).remote(make, shared))
             try:
                 return ray.get(getattr(actors[0], method).remote(*arguments))
             except ray.exceptions.RayActorError:
