@@ -194,7 +194,9 @@ class _Lock:
                 continue
             try:
                 content = self.folder.read(name)
-            except FileNotFoundError:
+            except OSError:  # by a storage under load, other than FileNotFoundError too
+                if self.folder.exists(name):
+                    raise
                 continue  # it has just been given up
             owner = replace(Owner.read(token, content), token=token)
             # Clocks of two machines differ: what counts is that the file changes while we look.

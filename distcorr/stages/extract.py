@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import itertools
-import os
-import socket
-import time
 import warnings
 import zlib
 from collections import defaultdict
@@ -76,10 +73,8 @@ class BuildShard:
             killers: items that are left out, and why: nobody looks at them.
 
         Returns:
-            For the log: rows, parts that were there, dead letters, notes, seconds, and when and
-            where.
+            For the log: rows, parts that were there, dead letters, notes.
         """
-        began = time.monotonic()
         mine = [w for w in self._wanted if kind_of(w) == shard.kind]
         entries = {w.feature.folder: self._store.find(w.feature.folder, shard.stem) for w in mine}
         missing = [w for w in mine if entries[w.feature.folder] is None]
@@ -102,9 +97,6 @@ class BuildShard:
             "reused": len(mine) - len(missing),
             "dead": sum(len(entry.dead) for entry in found.values()),
             "notes": sorted(set(notes)),
-            "seconds": round(time.monotonic() - began, 3),
-            "ended": round(time.time(), 3),
-            "worker": f"{socket.gethostname()}:{os.getpid()}",
         }
 
     def try_alone(self, shard: Shard, item: str) -> None:

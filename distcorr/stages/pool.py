@@ -70,7 +70,7 @@ def work_on_ray(
     shared = [session.put(weights)]
     left = {shard.index: shard for shard in todo}
     try:
-        for outcome in _pooled(session, pool, todo, make, shared):
+        for outcome in _pooled(session, pool, room, todo, make, shared):
             del left[outcome.item.index]
             yield outcome
     except (ray.exceptions.RayError, ray.data.exceptions.ExecutionTimeoutError) as error:
@@ -85,7 +85,12 @@ def work_on_ray(
 
 
 def _pooled(
-    session: Session, pool: Resources, todo: list[Shard], make: Make, shared: list[Any]
+    session: Session,
+    pool: Resources,
+    room: Room,
+    todo: list[Shard],
+    make: Make,
+    shared: list[Any],
 ) -> Iterator[Outcome[Shard, Any]]:
     """Outcomes of the shards that no process died of."""
     import pyarrow as pa
@@ -106,6 +111,7 @@ def _pooled(
             batch_size=1,
             num_cpus=pool.cpus,
             num_gpus=pool.gpus,
+            memory=room.need.get("memory"),
             compute=ray.data.ActorPoolStrategy(min_size=least, max_size=most),
             fn_constructor_args=(make, shared),
             # An actor outlives some shards that kill, but not a constructor that does.

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,7 +17,7 @@ from distcorr.config import ComputeConfig
 from distcorr.data.run import Shard
 from distcorr.errors import DistcorrError
 from distcorr.stages import cluster, pool, room
-from distcorr.stages.cluster import Resources, Session
+from distcorr.stages.cluster import Outcome, Resources, Session
 from distcorr.stages.room import Room
 
 
@@ -244,21 +246,78 @@ class Builder:
         self._see(item)
 
 
-def test_an_item_that_kills_costs_itself_and_a_shard_full_of_them_fails(
-    ray_local: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(pool, "KILLERS", 1)
-    items = "a", "b,killer,c", "bad", "killer1,killer2,killer3"
+def test_an_item_that_kills_costs_itself(ray_local: None, tmp_path: Path) -> None:
+    items = "a", "b,killer,c", "bad"
     todo = [Shard(n, "", tuple(each.split(","))) for n, each in enumerate(items)]
     session, make = Session(ComputeConfig(address="local", retries=0)), partial(Builder, tmp_path)
     work = pool.work_on_ray(session, todo, make, "weights")  # type: ignore[arg-type]
     found = {outcome.item.index: outcome for outcome in work}
-    assert sorted(found) == [0, 1, 2, 3]
+    assert sorted(found) == [0, 1, 2]
     assert found[0].result == {"killers": {}}
     assert found[1].result == {"killers": {"killer": "its process died with it alone"}}
     assert found[2].error == "ValueError: bad"
-    assert found[3].error == "its process died, and so it does with each of 2 of its items alone"
-    assert all(found[n].effort for n in (0, 1, 2))
-    tries = {path.name: path.stat().st_size for path in tmp_path.iterdir()}
-    assert tries["killer"] == 2  # with its shard, and alone
-    assert "killer3" not in tries
+    assert all(outcome.effort for outcome in found.values())
+    assert (tmp_path / "killer").stat().st_size == 2  # with its shard, and alone
+
+
+class Deaths:
+    """In the place of ray: actors that die of what they are asked, by a list of deaths to come."""
+
+    class exceptions:
+        class RayError(Exception):
+            pass
+
+        class RayActorError(RayError):
+            pass
+
+    def __init__(self, **deaths: int) -> None:
+        self.deaths, self.asked, self.started, self.killed = deaths, [], 0, 0
+
+    def remote(self, **_: Any) -> Any:
+        def start(*_: Any) -> Any:
+            self.started += 1
+            ask = SimpleNamespace(remote=lambda *words: words)
+            return SimpleNamespace(try_alone=ask, build=ask)
+
+        return lambda _: SimpleNamespace(remote=start)
+
+    def get(self, words: tuple[Shard, Any]) -> Any:
+        shard, item = words
+        name = item if isinstance(item, str) else "build"
+        self.asked.append(name)
+        if self.deaths.get(name, 0):
+            self.deaths[name] -= 1
+            raise self.exceptions.RayActorError("it died")
+        return Outcome(shard, {"killers": item})
+
+    def kill(self, _: Any) -> None:
+        self.killed += 1
+
+    def outcome(self, monkeypatch: pytest.MonkeyPatch, items: str) -> Outcome[Shard, Any]:
+        monkeypatch.setitem(sys.modules, "ray", self)  # type: ignore[arg-type]
+        need = Room({"CPU": 1.0}, False, print)
+        return pool._without_killers(Shard(0, "", tuple(items)), need, 2, None, [])  # type: ignore[arg-type]
+
+
+def test_an_item_is_given_up_after_as_many_deaths_as_a_shard(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ray = Deaths(b=2, d=9)
+    outcome = ray.outcome(monkeypatch, "abcde")
+    assert outcome.result == {"killers": {"d": "its process died 3 times with it alone"}}
+    assert ray.asked == [*"abbbcddde", "build"]
+    assert (ray.started, ray.killed) == (1 + 2 + 3, 1)
+
+
+def test_where_many_items_kill_something_else_is_at_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    ray = Deaths(**dict.fromkeys("bcdef", 9))
+    outcome = ray.outcome(monkeypatch, "abcdefg")
+    of_four = "its process died 3 times, and so it does with each of 4 of its items alone"
+    assert outcome.error == of_four
+    assert ray.asked == [*"abbbcccdddeee"]
+
+
+def test_a_shard_that_dies_only_as_a_whole_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    ray = Deaths(build=9)
+    assert "memory may be short" in ray.outcome(monkeypatch, "ab").error
+    assert ray.asked == [*"ab", *["build"] * 3]
