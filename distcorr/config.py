@@ -315,6 +315,44 @@ class VisualizeConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PairsConfig:
+    """Benchmarks that say which two photographs to match (``evaluate-pairs``); not in the paper."""
+
+    root: str = setting("", "folder, file or URI of the pairs (--data); empty: of drawn objects")
+    layout: str = setting("", "pf-willow, pf-pascal, spair-71k or table; empty: recognised")
+    split: str = setting("test", "of the pairs; what papers report")
+    categories: tuple[str, ...] = setting((), "empty: all of them (--category)")
+    limit: int = setting(0, "pairs per category, 0 = all (--limit)")
+    features: tuple[str, ...] = setting(("auto",), "layers, auto = features.conv (--feature)")
+    methods: tuple[str, ...] = setting(
+        ("nn", "mutual", "softargmax", "flow"), "by which points are carried over (--method)"
+    )
+    side: int = setting(0, "px of the squares: 0 = the layer's own input, as match")
+    box: bool = setting(False, "boxes in place of whole photographs, which benchmarks match")
+    window: int = setting(
+        -1, "cells around the best, of softargmax; -1: GeoAware-SC's share of the grid, 7 of 60"
+    )
+    temperature: float = setting(0.02, "of softargmax, for cosines; GeoAware-SC's code, as SFNet")
+    dialects: tuple[str, ...] = setting(
+        ("hpf", "dift-point"), "definitions of PCK; SPair-71k's per image and per point (--dialect)"
+    )
+    shard: int = setting(64, "pairs per part file; memory grows with it")
+
+    def __post_init__(self) -> None:
+        refuse_password(self.root)
+        for key, least in (("limit", 0), ("side", 0), ("window", -1), ("shard", 1)):
+            _at_least(f"pairs.{key}", getattr(self, key), least)
+        for key in ("features", "methods", "dialects"):
+            names = getattr(self, key)
+            if not names or len(set(names)) < len(names):
+                raise _bad(f"pairs.{key}", "one or more names that differ", names)
+        for method in self.methods:
+            _one_of("pairs.methods", method, ("nn", "mutual", "softargmax", "flow"))
+        if not (math.isfinite(self.temperature) and self.temperature > 0):
+            raise _bad("pairs.temperature", "a finite number above 0", self.temperature)
+
+
+@dataclass(frozen=True, kw_only=True)
 class EvaluationConfig:
     """From what is saved to PCK, accuracy and their intervals; nothing here computes it anew."""
 
@@ -357,6 +395,10 @@ class ComputeConfig:
     workers: int = setting(0, "processes at once, 0 = one per CPU of the machine or cluster")
     gpus_per_worker: float = setting(-1.0, "fractions allowed; -1 = 1 where Ray sees a GPU, else 0")
     retries: int = setting(3, "times that a shard whose process died is tried again")
+    memory_gb: float = setting(
+        0.0, "that Ray keeps free for each process, 0 = not asked for; the log's peak_mb is a guide"
+    )
+    patience: float = setting(600.0, "s that a cluster gets to bring a node that is asked for")
 
     def __post_init__(self) -> None:
         refuse_password(self.store)
@@ -365,6 +407,10 @@ class ComputeConfig:
             raise _bad("compute.gpus_per_worker", "-1, 0 to 1, or a whole number", gpus)
         _at_least("compute.workers", self.workers, 0)
         _at_least("compute.retries", self.retries, 0)
+        if self.memory_gb < 0:
+            raise _bad("compute.memory_gb", "0 or more", self.memory_gb)
+        if self.patience <= 0:
+            raise _bad("compute.patience", "more than 0", self.patience)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -381,6 +427,7 @@ class Config:
     responses: ResponsesConfig = field(default_factory=ResponsesConfig)
     detect: DetectConfig = field(default_factory=DetectConfig)
     visualize: VisualizeConfig = field(default_factory=VisualizeConfig)
+    pairs: PairsConfig = field(default_factory=PairsConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     compute: ComputeConfig = field(default_factory=ComputeConfig)
 
@@ -470,8 +517,13 @@ def _replace(config: Config, changes: Mapping[str, Any]) -> Config:
     sections: dict[str, dict[str, Any]] = {}
     for path, value in changes.items():
         if path not in known:
+            section = path.partition(".")[0]
+            parts = list(dict.fromkeys(name.partition(".")[0] for name in known))
+            guess = did_you_mean(path, known)
+            if not guess and section not in parts:
+                guess = did_you_mean(section, parts)
             raise DistcorrError(
-                f"Unknown setting {path!r}.{did_you_mean(path, known)}",
+                f"Unknown setting {path!r}.{guess}",
                 "distcorr config lists them all",
             )
         section, _, key = path.rpartition(".")

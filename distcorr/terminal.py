@@ -4,6 +4,7 @@ standard error.
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -127,6 +128,8 @@ def print_report(report: Report) -> None:
             _print_accuracy(name, rows, report.level)
         elif name in _LOCALITY:
             _print_locality(name, rows, report.level)
+        elif name == "pairs":
+            _print_pairs(rows, report.level)
     print(f"weights: {report.weights}\ndata:    {report.data}")
     for note in report.notes[:_NOTES]:
         print(f"note:    {note}")
@@ -250,6 +253,15 @@ def _print_locality(name: str, rows: Sequence[dict[str, Any]], level: float) -> 
     print()
 
 
+def _print_pairs(rows: Sequence[dict[str, Any]], level: float) -> None:
+    """Every method by every definition; categories are in the files."""
+    print(f"pairs: PCK in per cent; {100 * level:g} % intervals by photograph")
+    shown = [row for row in rows if row["category"] == "all"]
+    said = ("dialect", "alpha", "method", "n")
+    print_rows([{k: r[k] for k in said} | {"PCK": _with_interval(r).strip()} for r in shown])
+    print()
+
+
 def print_comparison(found: Compared) -> None:
     """Two runs: their settings first, then the means and the paired differences."""
     print(f"here:  {found.here}\nthere: {found.there}\n")
@@ -284,16 +296,42 @@ def print_comparison(found: Compared) -> None:
 
 
 def print_rows(rows: Sequence[dict[str, Any]]) -> None:
-    """Rows of equal keys as aligned columns, never cut: numbers to the right."""
+    """Rows of equal keys as aligned columns, never cut: numbers to the right.
+
+    A terminal that is too narrow gets columns in blocks, each with those that tell the rows apart.
+    """
     if not rows:
         return
     lines = [list(rows[0]), *([_cell(value) for value in row.values()] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     right = [any(isinstance(row[name], int | float) for row in rows) for name in rows[0]]
-    for line in lines:
-        cells = zip(line, widths, right, strict=True)
-        print("  ".join(c.rjust(w) if r else c.ljust(w) for c, w, r in cells).rstrip())
+    blocks = _blocks(lines, widths) if sys.stdout.isatty() else [range(len(widths))]
+    for number, block in enumerate(blocks):
+        if number:
+            print()
+        for line in lines:
+            padded = (line[n].rjust if right[n] else line[n].ljust for n in block)
+            cells = (pad(widths[n]) for pad, n in zip(padded, block, strict=True))
+            print("  ".join(cells).rstrip())
     sys.stdout.flush()
+
+
+def _blocks(lines: Sequence[list[str]], widths: Sequence[int]) -> list[Sequence[int]]:
+    """Numbers of the columns that stand side by side; the first ones, which name a row, in each."""
+    room = shutil.get_terminal_size().columns
+    count = len(widths)
+    alike = (n for n in range(1, count) if len({tuple(line[:n]) for line in lines}) == len(lines))
+    names = next(alike, 1)
+    taken = sum(widths[:names]) + 2 * names
+    blocks: list[list[int]] = []
+    left = 0
+    for column in range(names, count):
+        if not blocks or left < widths[column]:
+            blocks.append(list(range(names)))
+            left = room - taken
+        blocks[-1].append(column)
+        left -= widths[column] + 2
+    return list(blocks) or [range(count)]
 
 
 def _cell(value: Any) -> str:

@@ -17,7 +17,14 @@ os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ.pop("RAY_ADDRESS", None)
 
 
-SLOW = ("test_photos", "test_readme", "test_faults", "test_job_submit", "test_build_db")
+SLOW = (
+    "test_job_submit",
+    "test_photos",
+    "test_readme",
+    "test_docs",
+    "test_faults",
+    "test_build_db",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

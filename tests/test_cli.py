@@ -24,7 +24,7 @@ GOLDEN = Path(__file__).parent / "golden"
 COMMANDS = ("", "run", "build-db", "neighbors", "transfer", "classify", "responses")
 COMMANDS += ("detect", "visualize", "predict", "status", "report", "pck", "config")
 COMMANDS += ("ablate", "match", "features", "store", "store ls", "store verify", "plan")
-COMMANDS += ("data", "data check", "fetch", "doctor")
+COMMANDS += ("data", "data check", "fetch", "doctor", "evaluate-pairs")
 
 
 def distcorr(*arguments: str, **options: object) -> subprocess.CompletedProcess[str]:

@@ -92,6 +92,8 @@ class Sources:
             if layer not in self._plugins:
                 self._plugins[layer] = plugins.load(layer, self._device)
             return self._plugins[layer], self._plugins[layer].taps[0]
+        if re.match(r"d?sift", layer):
+            self.sift.require(layer)  # says how such names are written
         self.network.require(layer)
         return self.network, layer
 

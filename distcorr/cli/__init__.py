@@ -4,6 +4,7 @@ from distcorr.cli import (  # noqa: F401 (this registers the commands)
     ablate,
     data,
     doctor,
+    evaluate_pairs,
     features,
     fetch,
     match,

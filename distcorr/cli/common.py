@@ -26,10 +26,19 @@ if TYPE_CHECKING:
 
 ORDER = ("build-db", "neighbors", "transfer", "classify", "responses", "detect", "visualize")
 START, PIPELINE, RESULTS = "Start here", "Pipeline", "Results"
+PICTURES = "Your pictures"
+_START = ("doctor", "fetch", "data", "plan", "config", "features")
+_RESULTS = ("status", "report", "pck", "ablate", "store")
+# As --help lists them: panels in the order in which a newcomer needs them.
+_SHOWN = (*_START, "run", *ORDER, "evaluate-pairs", *_RESULTS, "match", "predict")
 
 
 class Group(TyperGroup):
     """Turns our errors into two lines and an exit code, for every command in one place."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        known = super().list_commands(ctx)
+        return sorted(known, key=lambda name: _SHOWN.index(name) if name in _SHOWN else -1)
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -238,8 +247,8 @@ def draw(
                 terminal().warn(error.message)  # there is nothing to draw: the rest is there
                 continue
             drawn += names
-            for name in names:
-                terminal().say(f"figure  {run}/{name}")
+    if drawn:
+        terminal().say(f"figures {len(drawn)} files in {run}/report, .png and .svg")
     for old in run.folder.sizes("report"):  # of an earlier report, which had others
         if re.fullmatch(r"(figure|confusion)\S*\.(png|svg)", old) and f"report/{old}" not in drawn:
             run.folder.delete(f"report/{old}")

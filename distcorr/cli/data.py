@@ -18,9 +18,12 @@ from distcorr.cli.common import (
     terminal,
 )
 from distcorr.cli.pictures import writable
+from distcorr.errors import DistcorrError
 
 if TYPE_CHECKING:
-    from distcorr.types import Dataset
+    from collections.abc import Sequence
+
+    from distcorr.data.storage import Folder
 
 data_app = typer.Typer(no_args_is_help=True, help="Look at a data set of your own.")
 app.add_typer(data_app, name="data", rich_help_panel=START)
@@ -32,11 +35,17 @@ def data_check(
     name: Annotated[
         str,
         typer.Option(
-            "--name", metavar="NAME", help="voc, coco, table, cub or module:function; else guessed."
+            "--name",
+            metavar="NAME",
+            help="voc, coco, table, cub, module:function, or of pairs spair-71k, pf-pascal, "
+            "pf-willow, pairs; else guessed.",
         ),
     ] = "",
     category: CategoryOption = None,
     limit: LimitOption = None,
+    split: Annotated[
+        str, typer.Option("--split", metavar="NAME", help="Of pairs: train, val or test.")
+    ] = "test",
     sheet: Annotated[
         str, typer.Option("--sheet", metavar="FILE", help="Draw a contact sheet, .png or .svg.")
     ] = "",
@@ -53,6 +62,10 @@ def data_check(
     keypoint: image, x0, y0, x1, y1 (box; or w, h), keypoint, x, y, and
     instance, category, split and visible where there are any; 0-based px.
 
+    Of pairs with the same keypoints in both photographs, pairs is a table with
+    a row per keypoint: pair, image_a, image_b, keypoint, xa, ya, xb, yb, and
+    category, split, box_a_x0 to box_b_y1 where there are any.
+
     Example:  distcorr data check birds.csv --sheet sheet.png --copies
     """
     drawing = writable(sheet, "sheet.png", ()) if sheet else None
@@ -65,6 +78,13 @@ def data_check(
     shown = terminal(quiet)
     root = absolute(path)
     layout = name or sniff.recognise(root)
+    if layout in sniff.PAIRS:
+        if copies:
+            raise DistcorrError(
+                "--copies compares splits, and pairs are read of one.", "leave it out"
+            )
+        _check_pairs(root, layout, split, category or (), limit or 0, drawing, as_json, quiet)
+        return
     config = DatasetConfig(
         name=layout if layout in datasets.DATASETS else sniff.READERS.get(layout, layout),
         root=root,
@@ -102,12 +122,54 @@ def data_check(
     if as_json:
         print(json.dumps(document, indent=1, allow_nan=False))
     else:
-        _print(dataset, document)
+        _print(document)
+        print(f"use it with --data {dataset.root} --set dataset.name={config.name}")
     if sheet:
         shown.say(f"sheet  {sheet}")
 
 
-def _print(dataset: Dataset, document: dict[str, Any]) -> None:
+def _check_pairs(
+    root: str,
+    layout: str,
+    split: str,
+    categories: Sequence[str],
+    limit: int,
+    drawing: tuple[Folder, str] | None,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    from distcorr.data import check, pairs, sniff, survey
+    from distcorr.data.storage import Folder
+
+    shown = terminal(quiet)
+    found = pairs.load_pairs(root, sniff.PAIRS[layout], split, categories, limit)
+    images = {name for pair in found.pairs for name in (pair.a, pair.b)}
+    shown.say(f"read as {layout}, {split}; reading {len(images):,} photographs")
+    seen = survey.read_photographs(Folder(found.root), images)
+    if drawing:
+        from distcorr.report import contact
+
+        folder, file = drawing
+        folder.write(file, contact.draw_pairs(found, kind=file.rpartition(".")[2].lower()))
+    document = {
+        "name": found.name,
+        "layout": layout,
+        "split": split,
+        "root": found.root,
+        "counts": check.pair_counts(found),
+        "keypoints": check.pair_keypoint_counts(found),
+        "photographs": survey.sizes(seen),
+        "problems": [*found.warnings, *survey.unreadable(seen)],
+    }
+    if as_json:
+        print(json.dumps(document, indent=1, allow_nan=False))
+    else:
+        _print(document)
+    if drawing:
+        shown.say(f"sheet  {drawing[0]}/{drawing[1]}")
+
+
+def _print(document: dict[str, Any]) -> None:
     from distcorr.terminal import print_rows
 
     print_rows(document["counts"])
@@ -121,4 +183,3 @@ def _print(dataset: Dataset, document: dict[str, Any]) -> None:
         print(f"problem: {problem}")
     if not document["problems"]:
         print("nothing looks wrong")
-    print(f"use it with --data {dataset.root} --set dataset.name={document['reader']}")

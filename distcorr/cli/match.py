@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from distcorr.cli.common import (
-    START,
+    PICTURES,
     JsonOption,
     Options,
     QuietOption,
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 POINT = "X,Y, for example --points '120,80 64,200'"
 
 
-@app.command("match", rich_help_panel=START)
+@app.command("match", rich_help_panel=PICTURES)
 def match_command(
     a: Annotated[str, typer.Argument(metavar="A", help="The photograph whose points are matched.")],
     b: Annotated[str, typer.Argument(metavar="B", help="The photograph that they are found in.")],

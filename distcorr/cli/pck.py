@@ -72,8 +72,8 @@ def pck_command(
 
     Example:  distcorr pck predictions.csv -a 0.1 -a 0.05
     """
-    chosen = _chosen(dialect or [ALL])
-    tolerances = _tolerances(alpha or [USUAL])
+    chosen = chosen_dialects(dialect or [ALL])
+    alphas = tolerances(alpha or [USUAL])
 
     from distcorr.algorithms.dialect_scores import evaluate
     from distcorr.config import Config
@@ -92,7 +92,7 @@ def pck_command(
             f"{predictions} has too little for {', '.join(lacking)}.", f"it needs {needed}"
         )
     evaluation = config.evaluation
-    scores = evaluate(methods, scored, tolerances, resamples=evaluation.resamples, seed=config.seed)
+    scores = evaluate(methods, scored, alphas, resamples=evaluation.resamples, seed=config.seed)
     found = rows(scores, evaluation.level)
     if csv:
         from distcorr.data.storage import Folder
@@ -166,7 +166,7 @@ def _of_run(found: Predictions, run: Run, chosen: Sequence[Dialect], named: bool
         return found.having({}, error.message)
 
 
-def _chosen(names: Sequence[str]) -> list[Dialect]:
+def chosen_dialects(names: Sequence[str]) -> list[Dialect]:
     """Definitions by name; all are those that nothing is known to be wrong with."""
     from distcorr.algorithms.dialects import DIALECTS
 
@@ -179,7 +179,8 @@ def _chosen(names: Sequence[str]) -> list[Dialect]:
     return [d for d in DIALECTS.values() if d.name in names or (ALL in names and not d.error)]
 
 
-def _tolerances(alphas: Sequence[float]) -> list[float]:
+def tolerances(alphas: Sequence[float]) -> list[float]:
+    """Ascending, each once."""
     for alpha in alphas:
         if not (math.isfinite(alpha) and alpha > 0):
             raise DistcorrError(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from distcorr.cli.common import (
-    START,
+    PICTURES,
     JsonOption,
     QuietOption,
     RunOption,
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 ALL = "all"  # of the picture, as a box
 
 
-@app.command("predict", rich_help_panel=START)
+@app.command("predict", rich_help_panel=PICTURES)
 def predict_command(
     image: Annotated[str, typer.Argument(metavar="IMAGE", help="The photograph.")],
     category: Annotated[

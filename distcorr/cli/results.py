@@ -176,7 +176,8 @@ def config_command(
 
 def _status(run: Run) -> list[dict[str, Any]]:
     rows = []
-    for name in ORDER:
+    others = run.manifest()["stages"].keys() - {*ORDER}  # evaluate-pairs
+    for name in (*ORDER, *sorted(others)):
         entry = run.manifest()["stages"].get(name, {})
         stage = run.current(name)
         done = len(stage.markers()) if stage else 0

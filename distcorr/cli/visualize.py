@@ -29,7 +29,7 @@ from distcorr.cli.common import (
     terminal,
 )
 from distcorr.cli.pictures import refuse_other_settings, writable
-from distcorr.cli.pipeline import run_stages
+from distcorr.cli.pipeline import WaitOption, run_stages
 from distcorr.errors import DistcorrError
 
 if TYPE_CHECKING:
@@ -64,6 +64,7 @@ def visualize_command(
     dry_run: DryOption = False,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
+    wait: WaitOption = False,
 ) -> None:
     """Rebuild photographs from nearest neighbours, average receptive fields (§2, Figures 1, 2).
 
@@ -76,10 +77,10 @@ def visualize_command(
                 "leave it out, or give --image PATH",
             )
         options = Options(run, preset, settings, data, weights, category, limit, address, store)
-        run_stages(("visualize",), options, dry_run, as_json, quiet)
+        run_stages(("visualize",), options, dry_run, as_json, quiet, wait)
         return
     refused = {"--preset": preset, "--data": data, "--category": category, "--limit": limit}
-    refused |= {"--store": store, "--dry-run": dry_run}
+    refused |= {"--store": store, "--dry-run": dry_run, "--wait": wait}
     if given := [name for name, value in refused.items() if value not in ("", None, False)]:
         raise DistcorrError(
             f"--image works on the photographs that a run has, got {', '.join(given)} as well.",

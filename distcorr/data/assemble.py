@@ -222,7 +222,11 @@ def header_size(folder: Folder, path: str) -> tuple[int, int] | None:
         return None
 
 
-def missing_photographs(folder: Folder, instances: Iterable[Instance]) -> list[str]:
+def missing_photographs(
+    folder: Folder,
+    instances: Iterable[Instance],
+    hint: str = "put the photographs beside the annotations; nothing is downloaded",
+) -> list[str]:
     """A sentence if some photographs are missing, with their number and first names.
 
     Raises:
@@ -240,7 +244,7 @@ def missing_photographs(folder: Folder, instances: Iterable[Instance]) -> list[s
     if len(missing) == len(images):
         raise DistcorrError(
             f"All {len(images)} photographs are missing: {Notes.first(missing)} below {folder}",
-            "put the photographs beside the annotations; nothing is downloaded",
+            hint,
             MISSING,
         )
     if not missing:

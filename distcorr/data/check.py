@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from distcorr.data.pairs import Pair, PairSet
 from distcorr.data.voc_files import Notes
 from distcorr.types import Dataset, Instance
 
@@ -137,3 +138,32 @@ def keypoint_counts(dataset: Dataset) -> dict[str, dict[str, dict[str, int]]]:
         }
         for category, names in sorted(dataset.keypoint_names.items())
     }
+
+
+def pair_counts(found: PairSet) -> list[dict[str, Any]]:
+    """A row per category of pairs: pairs, photographs, keypoints, their types, pairs with boxes.
+
+    ``keypoints`` counts those that both photographs of a pair have.
+    """
+    groups: dict[str, list[Pair]] = defaultdict(list)
+    for pair in found.pairs:
+        groups[pair.category].append(pair)
+    return [
+        {
+            "category": category,
+            "pairs": len(members),
+            "photographs": len({name for pair in members for name in (pair.a, pair.b)}),
+            "keypoints": sum(len(pair.keypoints) for pair in members),
+            "types": len({name for pair in members for name in pair.keypoints}),
+            "boxes": sum(bool(pair.box_a and pair.box_b) for pair in members),
+        }
+        for category, members in sorted(groups.items())
+    ]
+
+
+def pair_keypoint_counts(found: PairSet) -> dict[str, dict[str, int]]:
+    """Category -> keypoint type -> in how many pairs it is."""
+    counted: dict[str, Counter[str]] = defaultdict(Counter)
+    for pair in found.pairs:
+        counted[pair.category].update(pair.keypoints)
+    return {category: dict(sorted(types.items())) for category, types in sorted(counted.items())}

@@ -6,7 +6,6 @@ import hashlib
 import importlib
 import itertools
 import json
-import math
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -45,7 +44,7 @@ def load(config: DatasetConfig, run: Folder, seed: int) -> Dataset:
     Raises:
         DistcorrError: unknown name, no root, or whatever the reader finds wrong.
     """
-    root = config.root
+    loader, root = _loader(config.name), config.root
     if config.name == "toy":
         from distcorr.data.toy import write_toy
 
@@ -58,7 +57,7 @@ def load(config: DatasetConfig, run: Folder, seed: int) -> Dataset:
             "--data PATH, the folder or file of the annotations",
             MISSING,
         )
-    dataset = _loader(config.name)(root, categories=config.categories, limit=config.limit)
+    dataset = loader(root, categories=config.categories, limit=config.limit)
     if "mean" in dataset.keypoint_names:
         raise DistcorrError(
             "A category must not be called 'mean', which every table has as its last.",
@@ -89,18 +88,23 @@ def _loader(name: str) -> Loader:
 
 def fingerprint(dataset: Dataset) -> str:
     """sha256 over every instance: the same annotations give the same value wherever they lie."""
-    # The digest of {"instances": [...], "keypoints": {...}}, written piece by piece: a large data
-    # set is not one string.
-    sha = hashlib.sha256(b'{"instances":[')
-    for n, i in enumerate(dataset.instances):
-        row = [i.id, i.image, i.category, i.split, list(i.box), i.visible.tolist()]
-        row += [None if math.isnan(v) else round(v, 4) for v in i.keypoints.reshape(-1).tolist()]
-        text = json.dumps(row, separators=(",", ":"))
-        sha.update((f",{text}" if n else text).encode())
     names = {c: list(names) for c, names in dataset.keypoint_names.items()}
-    text = json.dumps(names, sort_keys=True, separators=(",", ":"))
-    sha.update(f'],"keypoints":{text}}}'.encode())
+    sha = hashlib.sha256(json.dumps(names, sort_keys=True).encode())
+    for start in range(0, len(dataset.instances), _ROWS):  # a large data set is not one string
+        part = dataset.instances[start : start + _ROWS]
+        words = [[i.id, i.image, i.category, i.split, len(i.visible)] for i in part]
+        sha.update(json.dumps(words).encode())
+        sha.update(np.concatenate([i.visible for i in part]).tobytes())
+        sha.update(_plain(np.array([i.box for i in part])))
+        sha.update(_plain(np.concatenate([i.keypoints for i in part]).astype(np.float64)))
     return sha.hexdigest()
+
+
+def _plain(px: npt.NDArray[np.float64]) -> bytes:
+    """To 1/10,000 px, with one kind of NaN and of 0: equal numbers are equal bytes."""
+    rounded = px.round(4) + 0.0
+    rounded[np.isnan(rounded)] = np.nan
+    return rounded.astype("<f8").tobytes()
 
 
 def to_table(dataset: Dataset) -> pa.Table:

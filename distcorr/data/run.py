@@ -33,6 +33,7 @@ from distcorr.errors import DistcorrError
 CONFIG, MANIFEST, DONE = "config.toml", "manifest.json", "_done.json"
 DEAD = "dead_letters.parquet"
 FORMAT = 1  # of a run folder and of a store; to be raised when older versions would misread them
+_MARKERS = 64  # read at once in an object store: they are small
 _MARKER = {"inputs", "rows", "files", "dead"}  # what a shard's marker must say
 
 
@@ -122,7 +123,8 @@ class StageFolder:
         names = [name for name in self.folder.sizes("shards") if name.endswith(".json")]
         stems = [name.removesuffix(".json") for name in names]
         new = [stem for stem in stems if stem.isdigit() and int(stem) not in self._markers]
-        read = self.folder.each(self.folder.read_json, [f"shards/{stem}.json" for stem in new])
+        named = [f"shards/{stem}.json" for stem in new]
+        read = self.folder.each(self.folder.read_json, named, ahead=_MARKERS)
         found = {int(stem): marker for stem, marker in zip(new, read, strict=True)}
         # One that says less is of an earlier version: its shard is made anew.
         self._markers |= {index: m for index, m in found.items() if _MARKER <= m.keys()}

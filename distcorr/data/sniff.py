@@ -1,8 +1,8 @@
-"""Which layout is this? VOC with Berkeley's keypoints, COCO, CUB-200-2011, or one table."""
+"""Which layout is this? VOC with Berkeley's keypoints, COCO, CUB-200-2011, one table, or pairs."""
 
 from __future__ import annotations
 
-from distcorr.data import coco, cub, tabular, voc_files
+from distcorr.data import coco, cub, pairs, tabular, voc_files
 from distcorr.data.storage import Folder
 from distcorr.errors import MISSING, DistcorrError
 
@@ -14,18 +14,29 @@ READERS = {
 }
 """Layout -> its reader, as ``dataset.name`` takes it."""
 
+PAIRS = {
+    "spair-71k": "spair-71k",
+    "pf-pascal": "pf-pascal",
+    "pf-willow": "pf-willow",
+    "pairs": "table",
+}
+"""Layout of pairs -> what ``pairs.load_pairs`` calls it; a table of objects is another thing."""
+
 LAYOUTS = {
     "voc": voc_files.LAYOUT,
     "coco": coco.LAYOUT,
     "cub": cub.LAYOUT,
     "table": tabular.LAYOUT,
+    **{name: pairs.LAYOUTS[layout] for name, layout in PAIRS.items()},
 }
 
 
 def recognise(root: str) -> str:
-    """The layout of a file or folder, by the names of what it holds: a key of ``READERS``.
+    """The layout of a file or folder, by the names of what it holds: a key of ``READERS`` or of
+    ``PAIRS``.
 
-    Folders of VOC and CUB say more than the ending of a file that lies beside them.
+    Folders of VOC and CUB say more than the ending of a file that lies beside them. Pairs come
+    first: their photographs are in folders that are called as VOC's.
 
     Raises:
         DistcorrError: there is nothing, none is recognised, or more than one (exit code 3).
@@ -33,6 +44,8 @@ def recognise(root: str) -> str:
     lower = root.partition("?")[0].lower()
     if lower.endswith(".json"):
         return "coco"
+    if found_pairs := pairs.guess(root):
+        return next(name for name, layout in PAIRS.items() if layout == found_pairs)
     if lower.endswith(tabular.ENDINGS):
         return "table"
     folder = Folder(root)

@@ -192,8 +192,10 @@ class Folder:
         """Several Parquet files, one after the other (see ``each``)."""
         return self.each(lambda name: self.read_table(name, columns), names)
 
-    def each(self, read: Callable[[str], T], names: Iterable[str]) -> Iterator[T]:
-        """``map(read, names)``; a few files ahead in an object store, where each is a round trip.
+    def each(
+        self, read: Callable[[str], T], names: Iterable[str], ahead: int = _AHEAD
+    ) -> Iterator[T]:
+        """``map(read, names)``; ``ahead`` files at once in an object store: each is a round trip.
 
         Errors come when it is the turn of their file.
         """
@@ -201,10 +203,10 @@ class Folder:
             yield from map(read, names)
             return
         waiting: deque[Future[T]] = deque()
-        with ThreadPoolExecutor(_AHEAD) as pool:
+        with ThreadPoolExecutor(ahead) as pool:
             for name in names:
                 waiting.append(pool.submit(read, name))
-                if len(waiting) == _AHEAD:
+                if len(waiting) == ahead:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()

@@ -46,7 +46,14 @@ def photographs(dataset: Dataset, copies: bool = False) -> dict[str, Photograph]
     Raises:
         DistcorrError: the storage does not answer (exit code 3).
     """
-    folder = Folder(dataset.root)
+    names = {instance.image for instance in dataset.instances}
+    return read_photographs(Folder(dataset.root), names, copies)
+
+
+def read_photographs(
+    folder: Folder, names: Iterable[str], copies: bool = False
+) -> dict[str, Photograph]:
+    """Read every photograph of a folder once, in order of their names; as ``photographs``."""
 
     def look(name: str) -> Photograph:
         sha256 = checksum(folder, name)
@@ -57,7 +64,7 @@ def photographs(dataset: Dataset, copies: bool = False) -> dict[str, Photograph]
         height, width = pixels.shape[:2]
         return Photograph((width, height), sha256, "", sketch(pixels) if copies else None)
 
-    names = sorted({instance.image for instance in dataset.instances})
+    names = sorted(names)
     with ThreadPoolExecutor(_READERS) as pool:
         return dict(zip(names, pool.map(look, names), strict=True))
 
@@ -75,7 +82,7 @@ def sizes(seen: Mapping[str, Photograph]) -> dict[str, Any]:
 
 def check_photographs(dataset: Dataset, seen: Mapping[str, Photograph]) -> list[str]:
     """One sentence per suspicion about the files; [] if all is well."""
-    found = [*_unreadable(seen), *_duplicates(dataset, seen)]
+    found = [*unreadable(seen), *_duplicates(dataset, seen)]
     groups: dict[str, list[Instance]] = defaultdict(list)
     for instance in dataset.instances:
         groups[instance.category].append(instance)
@@ -108,7 +115,8 @@ def splits_of(dataset: Dataset) -> dict[str, list[str]]:
     return {"train": sorted(train), "val": sorted(val - train)}
 
 
-def _unreadable(seen: Mapping[str, Photograph]) -> Iterator[str]:
+def unreadable(seen: Mapping[str, Photograph]) -> Iterator[str]:
+    """A sentence if some photographs are there and cannot be read."""
     # Missing ones the reader has named.
     if bad := [p.problem for p in seen.values() if p.problem and p.sha256 != "missing"]:
         yield (

@@ -11,12 +11,11 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from importlib import resources
-from io import BytesIO
 
 import numpy as np
-from PIL import Image
 from scipy.optimize import linear_sum_assignment
 
+from distcorr.data import assemble
 from distcorr.data.storage import Folder
 from distcorr.data.voc_files import (
     LAYOUT,
@@ -29,7 +28,7 @@ from distcorr.data.voc_files import (
     read_photographs,
     read_splits,
 )
-from distcorr.errors import MISSING, DistcorrError, did_you_mean
+from distcorr.errors import MISSING, DistcorrError
 from distcorr.types import Box, Dataset, Instance
 
 _MIN_IOU = 0.5
@@ -54,19 +53,10 @@ def load(root: str, categories: Sequence[str] = (), limit: int = 0) -> Dataset:
         DistcorrError: a folder is missing, nothing usable is left or all photographs are missing
             (exit code 3); a category is unknown or the limit negative (exit code 2).
     """
-    if limit < 0:
-        raise DistcorrError(f"limit must be 0 (all) or more, but is {limit}")
+    assemble.require_limit(limit)
     folder = Folder(root)
     base, place = find_layout(folder)
-    known = folder.folders(place)
-    for name in categories:
-        if name not in known:
-            raise DistcorrError(
-                f"{folder} has no category {name!r}.{did_you_mean(name, known)}",
-                f"known are: {', '.join(known)}",
-            )
-    chosen = [name for name in known if name in categories or not categories]
-
+    chosen = assemble.choose(folder.folders(place), categories, str(folder))
     notes = Notes()
     splits = read_splits(folder, base, notes)
     annotations = read_berkeley(folder, place, chosen, notes)
@@ -81,7 +71,7 @@ def load(root: str, categories: Sequence[str] = (), limit: int = 0) -> Dataset:
     instances: list[Instance] = []
     for image, photo in read_photographs(folder, base, wanted, notes).items():
         path = f"{base}JPEGImages/{image}.jpg"
-        size = photo.size or _header_size(folder, path)
+        size = photo.size or assemble.header_size(folder, path)
         for annotation, index, box in _usable(wanted[image], photo, size, notes):
             points = [annotation.keypoints.get(name) for name in names[annotation.category]]
             instances.append(
@@ -102,12 +92,16 @@ def load(root: str, categories: Sequence[str] = (), limit: int = 0) -> Dataset:
         raise DistcorrError(
             f"{folder} has no usable instance of {', '.join(chosen)}{reasons}", LAYOUT, MISSING
         )
-    warnings += _missing_photographs(folder, f"{base}JPEGImages", instances)
+    warnings += assemble.missing_photographs(
+        folder,
+        instances,
+        f"put the photographs (of VOCtrainval_25-May-2011.tar) into {base}JPEGImages",
+    )
     instances.sort(key=lambda instance: (instance.category, instance.split, instance.id))
     return Dataset(
         name=str(folder).rsplit("/", 1)[-1],
         root=folder.uri,
-        instances=tuple(_evenly(instances, limit) if limit else instances),
+        instances=tuple(assemble.evenly(instances, limit) if limit else instances),
         keypoint_names=names,
         warnings=(*warnings, *_surprising_names(names)),
     )
@@ -125,7 +119,7 @@ def _usable(
             what = f"Keypoint files that no VOC object overlaps by {_MIN_IOU}, left out"
             notes.add(what, annotation.file)
             continue
-        box = _clip(photo.objects[index].box, size)
+        box = assemble.clip(photo.objects[index].box, size)
         if photo.objects[index].difficult:
             notes.add("Objects marked difficult, left out", annotation.file)
         elif not any(annotation.keypoints.values()):
@@ -161,22 +155,6 @@ def _iou(a: Box, b: Box) -> float:
     return common / (a.width * a.height + b.width * b.height - common)
 
 
-def _clip(box: Box, size: tuple[int, int] | None) -> Box:
-    width, height = size or (math.inf, math.inf)
-    return Box(
-        max(box.x0, 0.0), max(box.y0, 0.0), min(box.x1, width - 1.0), min(box.y1, height - 1.0)
-    )
-
-
-def _header_size(folder: Folder, path: str) -> tuple[int, int] | None:
-    """(width, height) px by the photograph itself; None if it is missing or damaged."""
-    try:
-        with Image.open(BytesIO(folder.read(path))) as picture:
-            return picture.size
-    except (OSError, DistcorrError, Image.DecompressionBombError):
-        return None
-
-
 def _pascal_names() -> dict[str, list[str]]:
     text = resources.files("distcorr.data").joinpath("keypoint_names.json").read_text("utf-8")
     classes: dict[str, list[str]] = json.loads(text)["classes"]
@@ -205,27 +183,3 @@ def _surprising_names(names: dict[str, tuple[str, ...]]) -> Iterator[str]:
                 f"{category} has {len(others)} keypoint types that PASCAL's list does not name: "
                 f"{', '.join(others)}"
             )
-
-
-def _missing_photographs(folder: Folder, place: str, instances: list[Instance]) -> list[str]:
-    present = folder.sizes(place)
-    images = sorted({instance.image for instance in instances})
-    missing = [image for image in images if image.rsplit("/", 1)[-1] not in present]
-    if len(missing) == len(images):
-        raise DistcorrError(
-            f"All {len(images)} photographs are missing: {Notes.first(missing)} below {folder}",
-            f"put the photographs (of VOCtrainval_25-May-2011.tar) into {place}",
-            MISSING,
-        )
-    if not missing:
-        return []
-    return [f"{len(missing)} of {len(images)} photographs are missing: {Notes.first(missing)}"]
-
-
-def _evenly(instances: Iterable[Instance], limit: int) -> Iterator[Instance]:
-    groups: dict[tuple[str, str], list[Instance]] = defaultdict(list)
-    for instance in instances:
-        groups[instance.category, instance.split].append(instance)
-    for group in groups.values():
-        count = min(limit, len(group))
-        yield from (group[i * len(group) // count] for i in range(count))

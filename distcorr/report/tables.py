@@ -26,6 +26,7 @@ from distcorr.report import (
     detection_curves,
     dialects,
     locality,
+    pairs,
 )
 from distcorr.report.counting import scores as scores
 from distcorr.report.predictions import Finished, combine, finished, unfinished
@@ -102,7 +103,8 @@ def build(run: Run, evaluation: EvaluationConfig | None = None) -> Report:
     """
     config, features = run.config(), run.finished("build-db")
     stages = {name: run.finished(name) for name in STAGES}
-    if config is None or features is None or not any(stages.values()):
+    matched = run.finished(pairs.NAME)
+    if config is None or not (matched or (features and any(stages.values()))):
         raise unfinished(
             run,
             f"{run} has nothing to report: none of {', '.join(STAGES)} is finished and up to date",
@@ -122,12 +124,15 @@ def build(run: Run, evaluation: EvaluationConfig | None = None) -> Report:
     control, found = "", None
     if stages["detect"]:
         detected = detection.opened(run, config.evaluation)
+        assert features is not None  # detect needs it
         sections.append(found := _detected(detected, FeatureStore(features)))
         control = detection.control(detected.trained)
     located = None
     if stages["visualize"]:
         located = _Section(*locality.rows(locality.opened(run, config.evaluation)))
         sections.append(located)
+    if matched:
+        sections.append(_Section(*pairs.section(run, config)))
     rows = [row for section in sections for row in section.rows]
     if not rows:
         notes = [n for each in (classified, found, located) if each for n in each.notes]
@@ -142,7 +147,13 @@ def build(run: Run, evaluation: EvaluationConfig | None = None) -> Report:
         f"{STAGES[name]} left out: {name} is unfinished or out of date, distcorr {name} mends it."
         for name in sorted(begun)
     ]
-    stamp = made.store.stamp if made else FeatureStore(features).stamp
+    if made:
+        stamp = made.store.stamp
+    elif features:
+        stamp = FeatureStore(features).stamp
+    else:
+        of_pairs = pairs.stamp(run)
+        stamp = {"weights": of_pairs["features"], "data": of_pairs["data"]}
     return Report(
         rows,
         "; ".join(filter(None, (stamp["weights"], control))),

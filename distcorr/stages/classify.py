@@ -89,7 +89,11 @@ def run(context: Context) -> Summary:
         "samples": counts,
     }
     items = sum(len(samples.label) for samples in job.samples.values())
-    return run_shards(context, job.stage, job.plan, work, facts, items)
+
+    def weight(shard: Shard) -> float:
+        return len(job.samples[shard.kind, shard.items[0]].label)
+
+    return run_shards(context, job.stage, job.plan, work, facts, items, weight)
 
 
 def forecast(context: Context) -> Forecast:

@@ -229,9 +229,11 @@ class Session:
         """Where tasks that take so much find room; of memory no more than the largest node has."""
         self.connect()
         need = {"CPU": cpus, "GPU": gpus}
+        memory = max(memory, self.compute.memory_gb * 1e9)
         if memory:
             need["memory"] = affordable(memory, {k: v for k, v in need.items() if v}, self.warn)
-        return Room(need, self.address != "local", self.warn)
+        patience = self.compute.patience if self.address != "local" else 0.0
+        return Room(need, patience, self.warn)
 
 
 def _outcome(item: T, reference: Any) -> Outcome[T, Any]:

@@ -91,7 +91,11 @@ def run(context: Context) -> Summary:
     settings = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(detect).items()}
     facts = {NAME: settings, "layers": list(job.tables), "prior": prior_of(job.store)}
     items = sum(len(some.ids) for pair in job.objects.values() for some in pair)
-    return run_shards(context, job.stage, job.plan, work, facts, items)
+
+    def weight(shard: Shard) -> float:
+        return len(job.objects[shard.kind, shard.items[0]][0].ids)
+
+    return run_shards(context, job.stage, job.plan, work, facts, items, weight)
 
 
 def forecast(context: Context) -> Forecast:

@@ -60,7 +60,7 @@ def match_photographs(
     source, tap, label = _source(config)
     flow = config.flow
     default = flow.side or source.input_size
-    geometry = _geometry(source, tap, default if side is None else side)
+    geometry = grid_geometry(source, tap, default if side is None else side)
     squares = np.stack([view.square(geometry.input_size) for view in (a, b)])
     grids = in_batches(source, squares, (tap,), config.features.batch)[tap]
     for view, grid in zip((a, b), grids, strict=True):
@@ -109,7 +109,8 @@ def _source(config: Config) -> tuple[Source, str, str]:
     return wanted.source, wanted.tap, wanted.feature.label
 
 
-def _geometry(source: Source, tap: str, side: int) -> Geometry:
+def grid_geometry(source: Source, tap: str, side: int) -> Geometry:
+    """Where the cells of a square of ``side`` px lie; DistcorrError if it cannot be aligned."""
     source.require(tap)
     if side != source.input_size and not source.any_size:
         raise DistcorrError(

@@ -10,6 +10,8 @@ from distcorr.data.storage import Folder
 from distcorr.errors import MISSING, DistcorrError
 from distcorr.types import Box
 
+_GIVE = "give the path of a picture: JPEG, PNG or what else Pillow reads"
+
 
 def device() -> str:
     """Where networks run."""
@@ -32,10 +34,12 @@ def look(file: str, box: Box | None, which: str = "") -> View:
     folder, base = Folder(os.path.dirname(file) or "."), os.path.basename(file)
     try:
         photograph = read_image(folder, base, upright=True)
+    except DistcorrError as error:  # whose hint is for photographs of a data set
+        raise DistcorrError(error.message, _GIVE, error.exit_code) from error
     except OSError as error:
         raise DistcorrError(
             f"The photograph {file} cannot be read: {error.strerror or error}",
-            "give the path of a picture",
+            _GIVE,
             MISSING,
         ) from error
     height, width = photograph.shape[:2]

@@ -89,6 +89,11 @@ STAGES = {
             *store.visualized(config.visualize).values()
         ),
     ),
+    "evaluate-pairs": Stage(
+        "distcorr.stages.evaluate_pairs",
+        (),
+        (),  # names its own key: pairs count by content, not by path
+    ),
 }
 
 

@@ -8,7 +8,6 @@ from typing import Any
 
 from distcorr.errors import DistcorrError
 
-PATIENCE = 600.0  # s; not in the paper: a cloud's machine takes some minutes to join
 _SAY = 10.0  # s after which a line says what is waited for; not in the paper
 _UNITS = {"CPU": "CPU", "GPU": "GPU", "memory": "GB of memory"}
 
@@ -18,15 +17,15 @@ Need = Mapping[str, float]  # "CPU", "GPU", "memory" in bytes -> how much one ta
 class Room:
     """Where tasks of one need find room; asked again and again while they run."""
 
-    def __init__(self, need: Need, grows: bool, warn: Callable[[str], None]) -> None:
+    def __init__(self, need: Need, patience: float, warn: Callable[[str], None]) -> None:
         """
         Args:
             need: of one task; entries of 0 do not count.
-            grows: whether nodes may still join: of a cluster, not of a Ray of our own.
+            patience: s that nodes get to join; 0 for a Ray of our own, which none joins.
             warn: takes a line for people.
         """
         self.need = {name: much for name, much in need.items() if much}
-        self._grows, self._warn = grows, warn
+        self._patience, self._warn = patience, warn
         self._nodes: list[Need] = []
         self._since = time.monotonic()
         self._warned = False
@@ -44,7 +43,7 @@ class Room:
         """Warn where no node has room for one task, and give up when none comes.
 
         Raises:
-            DistcorrError: none can come, or none came and nothing else changed for ``PATIENCE``.
+            DistcorrError: none can come, or none came and nothing else changed for ``patience``.
         """
         now, found = time.monotonic(), nodes()
         there = any(places(node, self.need) for node in found)
@@ -53,7 +52,7 @@ class Room:
         if there:
             self._warned = False
             return
-        if not self._grows or now - self._since > PATIENCE:
+        if not self._patience or now - self._since > self._patience:
             raise DistcorrError(
                 f"No node of this Ray has {_words(self.need)}, which one task needs; "
                 f"it has {_listed(found)}.",
@@ -64,7 +63,7 @@ class Room:
             self._warned = True
             self._warn(
                 f"waiting for a node with {_words(self.need)}; the cluster has {_listed(found)}. "
-                f"Giving up when nothing changes for {PATIENCE:g} s"
+                f"Giving up when nothing changes for {self._patience:g} s"
             )
 
     def wait(self) -> None:
@@ -82,8 +81,10 @@ class Room:
         try:
             while not ray.wait([scout], timeout=1)[0]:
                 self.check()
-        finally:
-            ray.cancel(scout, force=True)
+        except BaseException:
+            # Only while it waits: to cancel what may end at the same moment crashes Ray 2.60.
+            ray.cancel(scout)
+            raise
 
 
 def _nothing() -> None:

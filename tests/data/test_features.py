@@ -6,6 +6,7 @@ import copy
 import pickle
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -159,6 +160,28 @@ def test_the_fingerprint_is_of_the_annotations_not_of_the_place() -> None:
     other = Dataset("a", "/x", (instance(1),), NAMES)
     assert datasets.fingerprint(one) == datasets.fingerprint(moved)
     assert datasets.fingerprint(one) != datasets.fingerprint(other)
+
+
+@pytest.mark.parametrize(
+    ("change", "same"),
+    [
+        ({"keypoints": np.array([[-0.0, 2.00004], [-np.nan, np.nan]])}, True),
+        ({"keypoints": np.array([[0.0, 2.0001], [np.nan, np.nan]])}, False),
+        ({"keypoints": np.array([[np.nan, np.nan], [0.0, 2.0]])}, False),
+        ({"visible": np.array([True, True])}, False),
+        ({"box": Box(0, 0, 9, 9.5)}, False),
+        ({"split": "train"}, False),
+    ],
+)
+def test_the_fingerprint_is_of_numbers_to_a_ten_thousandth(change: Any, same: bool) -> None:
+    points = np.array([[0.0, 2.0], [np.nan, np.nan]], np.float32)
+    before = Instance("i", "a.jpg", "cat", "val", Box(0, 0, 9, 9), points, ~np.isnan(points[:, 0]))
+    change = {k: v.astype(np.float32) if k == "keypoints" else v for k, v in change.items()}
+    of = [
+        datasets.fingerprint(Dataset("a", "/x", (each,), {"cat": ("nose", "eye")}))
+        for each in (before, replace(before, **change))
+    ]
+    assert (of[0] == of[1]) is same
 
 
 def test_unknown_readers_are_refused(tmp_path: Path) -> None:

@@ -644,7 +644,7 @@ def test_report_writes_the_page_and_a_look_at_other_settings_does_not(folder: Pa
     assert code == 0
     assert json.loads(printed)["rows"]
     assert f"page    {folder}/{page.NAME}" in said
-    assert "figure " not in said  # nothing has changed: none is drawn anew
+    assert "figures" not in said  # nothing has changed: none is drawn anew
     assert (folder / page.NAME).read_bytes() == before
 
 

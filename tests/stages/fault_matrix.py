@@ -23,11 +23,10 @@ from distcorr.data import datasets
 from distcorr.data.run import Run
 from distcorr.data.storage import Folder
 from distcorr.errors import INTERRUPTED, DistcorrError
-from distcorr.stages import room
 from distcorr.stages.pictures import crops
 from tests.stages.common import contents, progress_of
 from tests.stages.fault_backbone import CRASHES, POISON, Blocks, digest_of
-from tests.stages.fault_site import SETTINGS, STORE, Site, with_signal
+from tests.stages.fault_site import SETTINGS, STORE, Site, at_work, with_signal
 
 ALL = ("build-db", "transfer", "detect", "visualize")
 
@@ -242,9 +241,8 @@ def _mount(folder: Path, size: int, remount: str = "") -> None:
 def no_gpu(site: Site, folder: Path, stage: str) -> str:
     """A GPU is asked for where there is none: told, not waited for without end; then one joins."""
     lacking = pytest.raises(DistcorrError, match=r"No node of this Ray has .*1 GPU")
-    with pytest.MonkeyPatch.context() as patch, lacking as caught:
-        patch.setattr(room, "PATIENCE", 2.0)
-        site.run(folder, stage, GPU)
+    with lacking as caught:
+        site.run(folder, stage, GPU, "compute.patience=2")
     assert "gpus_per_worker=0" in caught.value.hint
     assert not progress_of(folder, stage)
 
@@ -256,6 +254,45 @@ def no_gpu(site: Site, folder: Path, stage: str) -> str:
         site.run(folder, stage, GPU)
     site.cluster.remove_node(site.nodes.pop())
     return "none: refused, then waited for one that joined"
+
+
+def one_cpu(site: Site, folder: Path, stage: str) -> str:
+    """All of the cluster's CPUs are taken by one worker: nothing else may wait for one."""
+    site.cluster.remove_node(site.nodes.pop())
+    try:
+        site.run(folder, stage)
+    finally:
+        site.add_node()
+    return "none"
+
+
+def many_cpus(site: Site, folder: Path, stage: str) -> str:
+    """More places than shards."""
+    node = site.cluster.add_node(num_cpus=64, object_store_memory=STORE)
+    try:
+        site.run(folder, stage)
+    finally:
+        site.cluster.remove_node(node)
+    return "none"
+
+
+def grown(site: Site, folder: Path, stage: str) -> str:
+    """A node joins while the only worker hangs, and is given work at once."""
+    site.cluster.remove_node(site.nodes.pop())
+
+    def harm() -> None:
+        site.wait_for_progress(folder, stage)
+        pid = site.catch(stage)
+        site.add_node()
+        deadline = time.monotonic() + 60
+        while not set(at_work(stage)) - {pid}:
+            assert time.monotonic() < deadline, "the new node gets no work"
+            time.sleep(0.01)
+        with_signal(pid, signal.SIGCONT)
+
+    with site.disturbed(harm):
+        site.run(folder, stage)
+    return "none"
 
 
 def _rest(site: Site, folder: Path, stage: str) -> str:
@@ -272,11 +309,14 @@ FAULTS = {
     "node removed, another added": Fault("after 2 shards", node_replaced, ("build-db", "transfer")),
     "driver killed": Fault("after 2 shards", driver_killed, ALL),
     "Ctrl-C": Fault("after 2 shards", interrupted, ("build-db", "transfer")),
-    "Ctrl-C twice": Fault("in a shard that hangs", interrupted_twice, ("build-db", "transfer")),
+    "Ctrl-C twice": Fault("in a shard that hangs", interrupted_twice, ("transfer",)),
     "second driver": Fault("in a shard", two_drivers, ("transfer",)),
     "object store full": Fault("from the start", store_full, ("transfer",)),
     "photograph that crashes": Fault("always", poisoned, ("build-db",), "all but its shard"),
     "disk full": Fault("half-way", disk_full, ("build-db", "transfer")),
+    "one CPU": Fault("from the start", one_cpu, ("build-db", "transfer")),
+    "64 CPUs": Fault("from the start", many_cpus, ("detect",)),
+    "node added": Fault("after 2 shards", grown, ("transfer",)),
     "no GPU, though asked for": Fault("at the start", no_gpu, ("build-db",)),
 }
 # By stage, as a cluster keeps the processes that have imported what a stage needs.

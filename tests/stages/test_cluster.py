@@ -141,8 +141,8 @@ class Cluster:
         monkeypatch.setattr(room, "nodes", lambda: [dict(n) for n in self.nodes])
         monkeypatch.setattr(room.time, "monotonic", lambda: self.now)
 
-    def room(self, grows: bool = True, **need: float) -> Room:
-        return Room(need, grows, self.warnings.append)
+    def room(self, patience: float = 600.0, **need: float) -> Room:
+        return Room(need, patience, self.warnings.append)
 
 
 @pytest.mark.parametrize(
@@ -167,7 +167,7 @@ def test_two_gpus_on_two_nodes_are_not_room_for_a_task_of_two(
 ) -> None:
     here = Cluster(monkeypatch, {"CPU": 8, "GPU": 1}, {"CPU": 8, "GPU": 1})
     with pytest.raises(DistcorrError, match="2 of 8 CPU and 1 GPU"):
-        here.room(grows=False, CPU=1, GPU=2).check()
+        here.room(patience=0, CPU=1, GPU=2).check()
 
 
 def test_a_ray_of_our_own_says_at_once_what_it_lacks(ray_local: None) -> None:
@@ -198,7 +198,7 @@ def test_a_cluster_gets_time_to_grow_as_long_as_it_changes(monkeypatch: pytest.M
     here.nodes.pop()  # and is taken away again, long after
     here.now = 5000.0
     asking.check()
-    here.now += room.PATIENCE
+    here.now += 600
     asking.check()
     here.now += 1
     with pytest.raises(DistcorrError, match="1 of nothing, 1 of 8 CPU"):
@@ -295,7 +295,7 @@ class Deaths:
 
     def outcome(self, monkeypatch: pytest.MonkeyPatch, items: str) -> Outcome[Shard, Any]:
         monkeypatch.setitem(sys.modules, "ray", self)  # type: ignore[arg-type]
-        need = Room({"CPU": 1.0}, False, print)
+        need = Room({"CPU": 1.0}, 0, print)
         return pool._without_killers(Shard(0, "", tuple(items)), need, 2, None, [])  # type: ignore[arg-type]
 
 
